@@ -1,0 +1,63 @@
+"""Writing files so that a crash leaves the old state or the new one, never a half."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a text file by way of a temporary neighbour, flushed and renamed into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Forces every file and folder below `folder` to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _fsync(Path(parent) / name, os.O_RDONLY)
+        _fsync(Path(parent), os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_folder(folder: Path) -> None:
+    """Makes `folder` an existing, empty folder."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def list_files(folder: Path) -> list[str]:
+    """Lists the regular files below `folder` as sorted POSIX paths relative to it."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def folder_size_bytes(folder: Path) -> int:
+    """Adds up the sizes of the regular files below `folder`, in bytes."""
+    return sum((folder / name).stat().st_size for name in list_files(folder))
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Writes a byte count for people: `12.6 MB`, `1.2 GB` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(num_bytes) < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

@@ -1,0 +1,41 @@
+"""One process at a time per piece of work."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Holds a file lock, which the system frees when the process dies.
+
+    Args:
+        path: The lock file; it is left in place, since removing it would race.
+        on_wait: Called once with a sentence when another process holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        on_wait("another run is making this artifact; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Tells whether a process holds the lock now."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

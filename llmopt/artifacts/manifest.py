@@ -1,0 +1,119 @@
+"""The manifest: what an artifact holds, how it was made and what was measured on the way."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from llmopt.artifacts.digest import digest_entries
+from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.secrets import redact
+from llmopt.errors import InputError
+
+MANIFEST_NAME = "manifest.json"
+ArtifactKind = Literal["quantized_checkpoint", "evaluation"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """One file of the artifact; `path` is POSIX and relative to the artifact's folder."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class LayerError(_Frozen):
+    """One row of a quantisation's error ledger.
+
+    Attributes:
+        layer: The linear layer's name in the checkpoint.
+        loss: Mean squared error of the layer's output per calibration token, summed over
+            output features: tr((W-Q) H (W-Q)^T) with H = X^T X / tokens. None where no
+            calibration data was given.
+        snr_db: Power of the layer's output over that error, in decibels.
+        weight_mse: Mean squared error of the weights themselves.
+        damp_percent: The damping used, as a fraction of the Hessian's mean diagonal.
+        damp_retries: How often damping had to be raised before H was positive definite.
+    """
+
+    layer: str
+    loss: float | None
+    snr_db: float | None
+    weight_mse: float
+    damp_percent: float | None = None
+    damp_retries: int = 0
+
+
+class InputRecord(_Frozen):
+    """What a step read: the name in the recipe, its kind and its digest."""
+
+    name: str
+    kind: str
+    digest: str
+
+
+class StepRecord(_Frozen):
+    """The step that made the artifact, with every setting resolved."""
+
+    id: str
+    uses: str
+    version: int
+    settings: dict[str, JsonValue]
+    overrides: list[str] = []
+
+
+class Manifest(_Frozen):
+    """The contents of `manifest.json`.
+
+    `identity` names the work (settings, inputs, versions); `content_digest` names the bytes
+    that came out. Timings are seconds, memory is bytes.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: ArtifactKind
+    identity: str
+    content_digest: str
+    created: str
+    recipe: str | None = None
+    step: StepRecord
+    inputs: dict[str, InputRecord]
+    files: list[FileEntry]
+    metrics: dict[str, JsonValue] = {}
+    layers: list[LayerError] = []
+    timings: dict[str, float] = {}
+    peak_memory_bytes: int | None = None
+    tools: dict[str, str] = {}
+    degraded: list[str] = []
+
+    def write(self, folder: Path) -> None:
+        """Writes `manifest.json` into `folder`, secrets blotted out."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        write_text_atomically(folder / MANIFEST_NAME, redact(text) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads an artifact's manifest.
+
+    Raises:
+        InputError: There is none, or it is not one that this version can read.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no {MANIFEST_NAME}") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not a manifest of llmopt (schema version 1): {error}",
+            remedy="run the step again with --force to make the artifact anew",
+        ) from None
+
+
+def content_digest(files: list[FileEntry]) -> str:
+    """Returns the digest of an artifact's bytes: names and contents, nothing of when or where."""
+    return digest_entries({entry.path: entry.sha256 for entry in files})

@@ -1,0 +1,56 @@
+"""The weight-quantisation scheme, free of torch so that recipes and preflight can hold it."""
+
+from dataclasses import dataclass
+
+SUPPORTED_BITS = (4, 8)
+SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantScheme:
+    """How a linear layer's weights are rounded to integers.
+
+    Attributes:
+        bits: Width of a weight's integer.
+        group_size: Input features that share one scale; -1 is one group per output channel.
+        sym: Whether the grid is symmetric about zero (fixed zero point 2^(bits-1)).
+        desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
+            (GPTQ's act-order: a stored `g_idx` that is not monotonic).
+    """
+
+    bits: int
+    group_size: int
+    sym: bool = True
+    desc_act: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in SUPPORTED_BITS:
+            raise ValueError(f"bits is {self.bits}; supported: {_join(SUPPORTED_BITS)}")
+        if self.group_size not in SUPPORTED_GROUP_SIZES:
+            allowed = _join(SUPPORTED_GROUP_SIZES)
+            raise ValueError(f"group_size is {self.group_size}; supported: {allowed}")
+
+    @property
+    def max_q(self) -> int:
+        """The largest stored integer, 2^bits - 1."""
+        return (1 << self.bits) - 1
+
+    @property
+    def midpoint(self) -> int:
+        """The stored integer that stands for zero in a symmetric grid, 2^(bits-1)."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def num_packed(self) -> int:
+        """How many integers share one 32-bit word."""
+        return 32 // self.bits
+
+    def num_groups(self, in_features: int) -> int:
+        """Groups along the input of a layer; a last group may be short."""
+        if self.group_size == -1:
+            return 1
+        return -(-in_features // self.group_size)
+
+
+def _join(values: tuple[int, ...]) -> str:
+    return ", ".join(str(value) for value in values)

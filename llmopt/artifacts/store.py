@@ -1,0 +1,160 @@
+"""The store: finished artifacts under their identity, unfinished work beside them.
+
+artifacts/IDENTITY/   finished, with manifest.json; never changed in place
+partial/IDENTITY/     unfinished work that the next run of the same identity resumes
+locks/IDENTITY.lock   one maker per identity
+roots/                links outside the store that keep an artifact from `gc`
+hashes.json           SHA-256 of files seen, by (size, mtime, inode)
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.digest import FileHasher, digest_value
+from llmopt.artifacts.files import (
+    clear_folder,
+    flush_folder,
+    folder_size_bytes,
+    write_text_atomically,
+)
+from llmopt.artifacts.locking import hold_lock, is_locked
+from llmopt.artifacts.manifest import MANIFEST_NAME
+from llmopt.errors import InputError
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One line of `llmopt store ls`; `artifact` is None for unfinished work."""
+
+    identity: str
+    path: Path
+    size_bytes: int
+    artifact: Artifact | None
+    links: tuple[Path, ...]
+
+
+class Store:
+    """A folder of artifacts addressed by identity; safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.hasher = FileHasher(self.root / "hashes.json")
+
+    def artifact_path(self, identity: str) -> Path:
+        """Returns where the artifact of that identity lies or would lie."""
+        return self.root / "artifacts" / identity
+
+    def find(self, identity: str) -> Artifact | None:
+        """Returns the finished artifact of that identity, if it is there and whole."""
+        path = self.artifact_path(identity)
+        if not (path / MANIFEST_NAME).exists():
+            return None
+        artifact = _open_or_none(path)
+        return artifact if artifact is not None and artifact.is_whole() else None
+
+    def has_damaged(self, identity: str) -> bool:
+        """Tells whether something lies at the identity's place that `find` refuses."""
+        return self.artifact_path(identity).exists() and self.find(identity) is None
+
+    def has_partial(self, identity: str) -> bool:
+        """Tells whether unfinished work of that identity is there to be resumed."""
+        return self._partial_path(identity).exists()
+
+    def lock(self, identity: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Holds the identity against other processes."""
+        return hold_lock(self._lock_path(identity), on_wait)
+
+    def open_workspace(self, identity: str) -> Path:
+        """Returns the folder to work in; it holds what an interrupted run left there."""
+        path = self._partial_path(identity)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def discard_workspace(self, identity: str) -> None:
+        """Empties the workspace of that identity."""
+        clear_folder(self._partial_path(identity))
+
+    def publish(self, identity: str) -> Artifact:
+        """Flushes the workspace and renames it into place, replacing an older artifact."""
+        partial = self._partial_path(identity)
+        flush_folder(partial)
+        final = self.artifact_path(identity)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            discarded = self.root / "partial" / f"{identity}.replaced"
+            clear_folder(discarded)
+            final.rename(discarded / "old")
+            partial.rename(final)
+            shutil.rmtree(discarded)
+        else:
+            partial.rename(final)
+        return Artifact.open(final)
+
+    def link(self, link: Path, artifact: Artifact) -> None:
+        """Points `link` (`out/RECIPE/STEP`) at an artifact and registers it as a root."""
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath(artifact.path, link.parent)
+        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        temporary.replace(link)
+        root = self.root / "roots" / digest_value(str(link.absolute()))[:16]
+        root.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(root, str(link.absolute()))
+
+    def entries(self) -> Iterator[StoreEntry]:
+        """Yields every artifact and every piece of unfinished work, by identity."""
+        links = self._links_by_target()
+        for kind in ("artifacts", "partial"):
+            folder = self.root / kind
+            for path in sorted(folder.iterdir()) if folder.exists() else []:
+                yield StoreEntry(
+                    identity=path.name,
+                    path=path,
+                    size_bytes=folder_size_bytes(path),
+                    artifact=_open_or_none(path) if kind == "artifacts" else None,
+                    links=tuple(links.get(path.resolve(), [])),
+                )
+
+    def collect_garbage(self, *, dry_run: bool) -> list[StoreEntry]:
+        """Removes what no `out/` link points at and no process is making.
+
+        Returns:
+            The entries removed, or that would be removed under `dry_run`.
+        """
+        removed = []
+        for entry in self.entries():
+            identity = entry.identity.removesuffix(".replaced")
+            if entry.links or is_locked(self._lock_path(identity)):
+                continue
+            removed.append(entry)
+            if not dry_run:
+                shutil.rmtree(entry.path)
+        return removed
+
+    def _links_by_target(self) -> dict[Path, list[Path]]:
+        links: dict[Path, list[Path]] = {}
+        roots = self.root / "roots"
+        for root in sorted(roots.iterdir()) if roots.exists() else []:
+            link = Path(root.read_text())
+            if link.is_symlink():
+                links.setdefault(link.resolve(), []).append(link)
+        return links
+
+    def _partial_path(self, identity: str) -> Path:
+        return self.root / "partial" / identity
+
+    def _lock_path(self, identity: str) -> Path:
+        return self.root / "locks" / f"{identity}.lock"
+
+
+def _open_or_none(path: Path) -> Artifact | None:
+    try:
+        return Artifact.open(path)
+    except InputError:
+        return None

@@ -1,0 +1,175 @@
+"""A checkpoint folder opened and checked, without torch and without reading a weight."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmopt.checkpoint.model_config import BLOCK_LINEARS, ModelConfig, read_model_config
+from llmopt.checkpoint.quantization_config import (
+    StoredQuantization,
+    expected_tensors,
+    parse_quantization_config,
+)
+from llmopt.checkpoint.safetensors_header import TensorEntry
+from llmopt.checkpoint.weights_index import index_tensors
+from llmopt.errors import InputError
+
+FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+PACKED_SUFFIXES = (".qweight", ".weight_packed", ".absmax", ".quant_state.bitsandbytes__nf4")
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that old exports stored; recomputed
+TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A decoder's folder: its config, where each tensor lies, and how it is quantised.
+
+    `dtype` is torch's name of the model's dtype: "bfloat16", "float16" or "float32".
+    """
+
+    folder: Path
+    config: ModelConfig
+    tensors: dict[str, TensorEntry]
+    quantization: StoredQuantization | None
+    dtype: str
+    trust_remote_code: bool = False
+
+    @classmethod
+    def open(cls, folder: Path, *, trust_remote_code: bool = False) -> "Checkpoint":
+        """Reads config and headers and holds them against each other.
+
+        Raises:
+            InputError: Unsupported architecture, missing or corrupt files, or weights that
+                disagree with config.json.
+        """
+        config = read_model_config(folder)
+        tensors = index_tensors(folder)
+        quantization = _read_quantization(config, tensors)
+        dtype = _find_dtype(config, tensors)
+        checkpoint = cls(folder, config, tensors, quantization, dtype, trust_remote_code)
+        checkpoint._check_tensors()
+        return checkpoint
+
+    def require_unquantized(self) -> None:
+        """Refuses a checkpoint whose weights are quantised already.
+
+        Raises:
+            InputError: It is quantised.
+        """
+        if self.quantization is not None:
+            scheme = self.quantization.scheme
+            raise InputError(
+                f"{self.folder} is quantised already ({self.quantization.format}, "
+                f"{scheme.bits} bits, group size {scheme.group_size})",
+                remedy="start from the original checkpoint in bf16, fp16 or fp32",
+            )
+
+    def require_tokenizer(self) -> None:
+        """Refuses a folder without tokenizer files.
+
+        Raises:
+            InputError: There are none.
+        """
+        if not any((self.folder / name).exists() for name in TOKENIZER_NAMES):
+            raise InputError(
+                f"{self.folder} holds no tokenizer ({' or '.join(TOKENIZER_NAMES)})",
+                remedy="copy tokenizer.json and tokenizer_config.json beside config.json",
+            )
+
+    def block_tensor_names(self, block: int) -> list[str]:
+        """Lists a block's tensors as they are stored, sorted."""
+        prefix = self.config.block_prefix(block)
+        return sorted(name for name in self.tensors if name.startswith(prefix))
+
+    def weight_bytes(self) -> int:
+        """Adds up the tensors' bytes."""
+        return sum(entry.num_bytes for entry in self.tensors.values())
+
+    def _expected(self) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
+        """Yields every tensor's name, shape and, for packed ones, dtype."""
+        config = self.config
+        for name, shape in config.outer_shapes().items():
+            yield name, shape, None
+        for block in range(config.num_hidden_layers):
+            prefix = config.block_prefix(block)
+            for name, shape in config.norm_shapes().items():
+                yield prefix + name, shape, None
+            for layer, shape_OI in config.linear_shapes().items():
+                yield from self._expected_linear(prefix + layer, shape_OI)
+            for layer in sorted(config.biased_linears()):
+                yield f"{prefix}{layer}.bias", (config.linear_shapes()[layer][0],), None
+
+    def _expected_linear(
+        self, name: str, shape_OI: tuple[int, int]
+    ) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
+        if self.quantization is None:
+            yield f"{name}.weight", shape_OI, None
+            return
+        scale_dtype = next(k for k, v in FLOAT_DTYPES.items() if v == self.dtype)
+        for suffix, (dtype, shape) in expected_tensors(
+            self.quantization, shape_OI, scale_dtype
+        ).items():
+            yield f"{name}.{suffix}", shape, dtype
+
+    def _check_tensors(self) -> None:
+        unseen = set(self.tensors)
+        for name, shape, dtype in self._expected():
+            entry = self.tensors.get(name)
+            if entry is None:
+                raise self._disagreement(f"tensor {name} {list(shape)} is missing")
+            if entry.shape != shape:
+                raise self._disagreement(
+                    f"tensor {name} has shape {list(entry.shape)}, expected {list(shape)}"
+                )
+            if dtype is None and entry.dtype not in FLOAT_DTYPES:
+                raise InputError(
+                    f"{entry.file}: tensor {name} is {entry.dtype}; "
+                    f"supported: {', '.join(FLOAT_DTYPES)}"
+                )
+            unseen.discard(name)
+        if self.config.tie_word_embeddings:
+            unseen.discard("lm_head.weight")  # some exports store the tied copy
+        for name in sorted(unseen):
+            if not name.endswith(IGNORED_SUFFIXES):
+                raise self._disagreement(f"tensor {name} belongs to no part of the model")
+
+    def _disagreement(self, what: str) -> InputError:
+        return InputError(
+            f"{self.folder}: config.json and the weights disagree: {what}",
+            remedy="check that config.json belongs to these weights",
+        )
+
+
+def _read_quantization(
+    config: ModelConfig, tensors: dict[str, TensorEntry]
+) -> StoredQuantization | None:
+    if config.quantization is not None:
+        return parse_quantization_config(config.quantization)
+    for name in tensors:
+        if name.endswith(PACKED_SUFFIXES):
+            raise InputError(
+                f"{config.folder} is quantised already (it holds {name}), "
+                "but its config.json has no quantization_config",
+                remedy="start from the original checkpoint in bf16, fp16 or fp32",
+            )
+    return None
+
+
+def _find_dtype(config: ModelConfig, tensors: dict[str, TensorEntry]) -> str:
+    if config.dtype is not None:
+        dtype = str(config.dtype)
+    else:
+        norm = tensors.get("model.norm.weight")
+        dtype = FLOAT_DTYPES.get(norm.dtype, norm.dtype) if norm is not None else "float32"
+    if dtype not in FLOAT_DTYPES.values():
+        allowed = ", ".join(FLOAT_DTYPES.values())
+        raise InputError(f"{config.folder}: dtype {dtype!r} is not supported; supported: {allowed}")
+    return dtype
+
+
+def linear_names(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yields every linear layer that is quantised: its full name and (O, I)."""
+    shapes = config.linear_shapes()
+    for block in range(config.num_hidden_layers):
+        for layer in BLOCK_LINEARS:
+            yield config.block_prefix(block) + layer, shapes[layer]

@@ -1,0 +1,168 @@
+"""A decoder run one block at a time: only one block's weights are in memory at any moment.
+
+Shapes: B = batch, T = tokens, D = hidden size, V = vocabulary.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.compressed_tensors_format import TENSOR_NAMES as COMPRESSED_NAMES
+from llmopt.checkpoint.compressed_tensors_format import unpack as unpack_compressed
+from llmopt.checkpoint.gptq_format import TENSOR_NAMES as GPTQ_NAMES
+from llmopt.checkpoint.gptq_format import unpack as unpack_gptq
+from llmopt.checkpoint.packed_weight import PackedWeight
+from llmopt.checkpoint.tensor_files import read_tensor
+from llmopt.errors import InputError
+
+PositionEmbeddings = tuple[Tensor, Tensor]
+
+
+class StreamedModel:
+    """The model of a checkpoint: a shell on the meta device into which blocks are read.
+
+    Args:
+        checkpoint: Where the weights are; a quantised one is dequantised block by block.
+        device: Where blocks are computed.
+        compute_dtype: What weights and activations are cast to; default the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.compute_dtype = compute_dtype or getattr(torch, checkpoint.dtype)
+        self.config = _load_config(checkpoint)
+        with torch.device("meta"):
+            shell = AutoModelForCausalLM.from_config(self.config, dtype=self.compute_dtype)
+        self._core = shell.model.eval().requires_grad_(requires_grad=False)
+        rotary_class = type(self._core.rotary_emb)
+        self._rotary = rotary_class(config=self.config).to(device)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many decoder blocks there are."""
+        return self.checkpoint.config.num_hidden_layers
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """Looks the token embeddings up, [B, T, D]; the table is read for this call alone."""
+        table_VD = self._read("model.embed_tokens.weight")
+        return nn.functional.embedding(ids_BT.to(self.device), table_VD)
+
+    def load_block(self, block: int) -> nn.Module:
+        """Reads one decoder block's weights into a fresh module on the device.
+
+        Raises:
+            InputError: A weight is NaN or infinite.
+        """
+        module: nn.Module = copy.deepcopy(self._core.layers[block])
+        prefix = self.checkpoint.config.block_prefix(block)
+        state = {name: self._read(prefix + name) for name, _ in module.named_parameters()}
+        module.load_state_dict(state, assign=True)
+        return module.requires_grad_(requires_grad=False)
+
+    def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
+        """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
+        positions_1T = torch.arange(num_tokens, device=self.device)[None]
+        reference = torch.empty(1, dtype=self.compute_dtype, device=self.device)
+        cosines, sines = self._rotary(reference, positions_1T)
+        return cosines, sines
+
+    def attention_mask(self, block: int, hidden_BTD: Tensor) -> Tensor | None:
+        """Returns the block's causal or sliding-window mask; None where plain causal serves."""
+        positions_1T = torch.arange(hidden_BTD.shape[1], device=self.device)[None]
+        build = create_sliding_window_causal_mask if self._is_sliding(block) else create_causal_mask
+        mask: Tensor | None = build(
+            config=self.config,
+            inputs_embeds=hidden_BTD,
+            attention_mask=None,
+            past_key_values=None,
+            position_ids=positions_1T,
+        )
+        return mask
+
+    def read_head(self) -> "OutputHead":
+        """Reads the final norm and the output projection."""
+        tied = self.checkpoint.config.tie_word_embeddings
+        norm = copy.deepcopy(self._core.norm)
+        norm.load_state_dict({"weight": self._read("model.norm.weight")}, assign=True)
+        projection = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return OutputHead(norm, self._read(projection))
+
+    def _is_sliding(self, block: int) -> bool:
+        layer_types = getattr(self.config, "layer_types", None)
+        if layer_types is not None:
+            return bool(layer_types[block] == "sliding_attention")
+        window = getattr(self.config, "sliding_window", None)
+        return self.checkpoint.config.model_type == "mistral" and window is not None
+
+    def _read(self, name: str) -> Tensor:
+        entry = self.checkpoint.tensors.get(name)
+        if entry is None:
+            layer = name.removesuffix(".weight")
+            return read_packed_weight(self.checkpoint, layer, self.device).dequantize(
+                self.compute_dtype
+            )
+        tensor = read_tensor(entry).to(self.device)
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{entry.file}: tensor {name} holds NaN or infinity",
+                remedy="the checkpoint is damaged or its training diverged; use another one",
+            )
+        return tensor.to(self.compute_dtype)
+
+
+class OutputHead:
+    """The final normalisation and the projection onto the vocabulary."""
+
+    def __init__(self, norm: nn.Module, projection_VD: Tensor) -> None:
+        self._norm = norm
+        self._projection_VD = projection_VD
+
+    def __call__(self, hidden_BTD: Tensor) -> Tensor:
+        """Returns logits [B, T, V]."""
+        return nn.functional.linear(self._norm(hidden_BTD), self._projection_VD)
+
+
+def read_packed_weight(
+    checkpoint: Checkpoint, layer: str, device: torch.device | None = None
+) -> PackedWeight:
+    """Reads one quantised linear layer of a checkpoint, whatever its format.
+
+    Raises:
+        InputError: The layer is not there.
+    """
+    stored = checkpoint.quantization
+    if stored is None:
+        raise InputError(f"{checkpoint.folder} holds no tensor {layer}.weight")
+    names = GPTQ_NAMES if stored.format == "gptq" else COMPRESSED_NAMES
+    tensors = {
+        name: read_tensor(checkpoint.tensors[f"{layer}.{name}"]).to(device)
+        for name in names
+        if f"{layer}.{name}" in checkpoint.tensors
+    }
+    unpack = unpack_gptq if stored.format == "gptq" else unpack_compressed
+    return unpack(tensors, stored.scheme)
+
+
+def _load_config(checkpoint: Checkpoint) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
+        )
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(
+            f"transformers rejects {checkpoint.folder / 'config.json'}: {error}"
+        ) from None
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the shell is plain; llmopt dequantises
+    return config

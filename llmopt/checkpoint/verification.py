@@ -1,0 +1,83 @@
+"""Whether a checkpoint folder would load and make sense, llmopt's own or another tool's."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.packed_weight import PackedWeight
+from llmopt.checkpoint.streamed_model import read_packed_weight
+from llmopt.checkpoint.tensor_files import read_tensor
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What was looked at, and what was wrong with it.
+
+    Attributes:
+        description: One line: architecture, dtype, quantisation.
+        num_tensors: How many tensors were read.
+        faults: One sentence each; empty where the checkpoint is sound.
+    """
+
+    description: str
+    num_tensors: int
+    faults: list[str]
+
+
+def verify_checkpoint(folder: Path) -> CheckpointReport:
+    """Reads every tensor of a checkpoint once and checks what a loader would rely on.
+
+    Raises:
+        InputError: The folder can't even be opened as a checkpoint.
+    """
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.require_tokenizer()
+    return CheckpointReport(
+        description=_describe(checkpoint),
+        num_tensors=len(checkpoint.tensors),
+        faults=[*_find_value_faults(checkpoint), *_find_packed_faults(checkpoint)],
+    )
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    text = f"{config.model_type}, {config.num_hidden_layers} blocks, {checkpoint.dtype}"
+    if checkpoint.quantization is not None:
+        scheme = checkpoint.quantization.scheme
+        text += f", {checkpoint.quantization.format} {scheme.bits} bits group {scheme.group_size}"
+    return text
+
+
+def _find_value_faults(checkpoint: Checkpoint) -> Iterator[str]:
+    for name, entry in sorted(checkpoint.tensors.items()):
+        tensor = read_tensor(entry)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            yield f"{name} holds NaN or infinity"
+
+
+def _find_packed_faults(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.quantization is None:
+        return
+    for name, _ in linear_names(checkpoint.config):
+        yield from _weight_faults(name, read_packed_weight(checkpoint, name))
+
+
+def _weight_faults(name: str, weight: PackedWeight) -> Iterator[str]:
+    num_groups = len(weight.scales_GO)
+    low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
+    if low < 0 or high >= num_groups:
+        yield f"{name}: g_idx runs {low}..{high}, but there are {num_groups} groups"
+        return
+    if bool((weight.scales_GO.float() < 0).any()):
+        yield f"{name}: a scale is negative"
+    expected = torch.arange(len(weight.g_idx_I)) // max(weight.scheme.group_size, 1)
+    if weight.scheme.group_size > 0 and not weight.scheme.desc_act:
+        if not torch.equal(weight.g_idx_I.long(), expected):
+            yield f"{name}: g_idx is not in order, but desc_act is false"
+    elif weight.scheme.desc_act and weight.scheme.group_size > 0:
+        counts = weight.g_idx_I.long().bincount(minlength=num_groups)
+        if int(counts.max()) > weight.scheme.group_size:
+            yield f"{name}: a group holds {int(counts.max())} columns"

@@ -1,0 +1,113 @@
+"""What `llmopt doctor` looks for: libraries, devices, memory, tools that tests need."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import psutil
+
+from llmopt import __version__
+from llmopt.artifacts.files import format_bytes
+from llmopt.data.dataset_spec import PACKAGE_FOLDER, list_shipped_sets
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is there or not.
+
+    Attributes:
+        name: What was looked for.
+        present: Whether it was found.
+        detail: Version, size or what is missing.
+        purpose: What it is needed for.
+        remedy: How to get it; empty where nothing can be done.
+    """
+
+    name: str
+    present: bool
+    detail: str
+    purpose: str = ""
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """Returns the finding as JSON-ready data."""
+        return asdict(self)
+
+
+LIBRARIES = {
+    "torch": ("quantisation and evaluation", "pip install 'torch>=2.11'"),
+    "transformers": ("model shells and tokenizers", "pip install 'transformers>=5'"),
+    "safetensors": ("reading other tools' checkpoints", "pip install safetensors"),
+}
+
+
+def examine_machine() -> list[Finding]:
+    """Looks at everything, in the order in which it is printed."""
+    return [*_find_basics(), *_find_libraries(), _find_gpu(), _find_vllm()]
+
+
+def _find_basics() -> Iterator[Finding]:
+    yield Finding(
+        "llmopt", present=True, detail=f"{__version__} on Python {platform.python_version()}"
+    )
+    memory = psutil.virtual_memory()
+    cores = psutil.cpu_count(logical=True)
+    detail = (
+        f"{cores} cores, {format_bytes(memory.available)} of {format_bytes(memory.total)} RAM free"
+    )
+    yield Finding("machine", present=True, detail=detail)
+    yield Finding(
+        "disk", present=True, detail=f"{format_bytes(shutil.disk_usage('.').free)} free here"
+    )
+    sets = list_shipped_sets()
+    yield Finding(
+        "calibration sets",
+        present=bool(sets),
+        detail=", ".join(sets) or "none found",
+        purpose="default calibration data",
+        remedy="reinstall llmopt: the sets are part of the package",
+    )
+
+
+def _find_libraries() -> Iterator[Finding]:
+    for name, (purpose, remedy) in LIBRARIES.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(
+                name, present=False, detail="not installed", purpose=purpose, remedy=remedy
+            )
+        else:
+            yield Finding(name, present=True, detail=version, purpose=purpose)
+
+
+def _find_gpu() -> Finding:
+    purpose = "--device cuda"
+    if importlib.util.find_spec("torch") is None:
+        return Finding("CUDA GPU", present=False, detail="torch is missing", purpose=purpose)
+    import torch  # noqa: PLC0415 - doctor asks torch itself
+
+    if torch.cuda.is_available():
+        return Finding("CUDA GPU", present=True, detail=torch.cuda.get_device_name())
+    return Finding(
+        "CUDA GPU",
+        present=False,
+        detail=f"none seen by torch {torch.__version__}; everything runs on the CPU",
+        purpose=purpose,
+        remedy="a machine with an NVIDIA GPU and a CUDA build of torch",
+    )
+
+
+def _find_vllm() -> Finding:
+    checkout = PACKAGE_FOLDER.parent
+    python = checkout / ".venvs" / "vllm" / "bin" / "python"
+    return Finding(
+        "vLLM for tests",
+        present=python.exists(),
+        detail=str(python.relative_to(checkout)) if python.exists() else "no .venvs/vllm",
+        purpose="`make test-vllm`, which loads artifacts in the real vLLM",
+        remedy="make vllm-env (in a checkout of the repository)",
+    )

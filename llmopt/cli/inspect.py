@@ -1,0 +1,116 @@
+"""`verify`, `store`, `doctor`, `init`: looking at artifacts, the store and the machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.files import format_bytes
+from llmopt.artifacts.manifest import MANIFEST_NAME
+from llmopt.cli import options as opt
+from llmopt.cli.console import print_data, print_json, print_line
+from llmopt.cli.doctor import examine_machine
+from llmopt.errors import InputError, RecipeError
+from llmopt.recipe.starter import write_starter_recipe
+
+store_app = typer.Typer(help="Look at the artifact store and clear it.", no_args_is_help=True)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact or a checkpoint.")],
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Check that an artifact is whole, what it claims to be, and loadable."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    faults: list[str] = []
+    checked: list[str] = []
+    if (folder / MANIFEST_NAME).exists():
+        artifact = Artifact.open(folder)
+        faults += artifact.find_faults()
+        checked.append(f"{len(artifact.manifest.files)} files against the manifest")
+    if (folder / "config.json").exists() or not checked:
+        from llmopt.checkpoint.verification import verify_checkpoint  # noqa: PLC0415 - torch
+        from llmopt.data.tokenization import DocumentTokenizer  # noqa: PLC0415
+
+        report = verify_checkpoint(folder)
+        faults += report.faults
+        size = len(DocumentTokenizer(folder))
+        checked.append(f"{report.num_tensors} tensors ({report.description})")
+        checked.append(f"tokenizer of {size} tokens")
+    if as_json:
+        print_json({"folder": str(folder), "checked": checked, "faults": faults})
+    if faults:
+        raise InputError(f"{folder} is not sound: " + "; ".join(faults))
+    if not as_json:
+        print_data("\n".join([*(f"✓ {line}" for line in checked), f"{folder} is sound"]))
+
+
+def doctor(as_json: opt.JsonOption = False) -> None:
+    """Say what this machine can run, and how to get what is missing."""
+    findings = examine_machine()
+    if as_json:
+        print_json([finding.as_dict() for finding in findings])
+        return
+    for finding in findings:
+        mark = "✓" if finding.present else "✗"
+        print_data(f"{mark} {finding.name}: {finding.detail}")
+        if not finding.present and finding.remedy:
+            print_data(f"    {finding.purpose}: {finding.remedy}")
+
+
+def init(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A model folder.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The recipe to write.")
+    ] = Path("recipe.yaml"),
+) -> None:
+    """Write a first recipe for a model: quantise, then gate."""
+    if model is None:
+        raise RecipeError("no model", remedy="name a model folder: llmopt init ./my-model")
+    write_starter_recipe(Path(model), output)
+    print_line(f"wrote {output}; next: llmopt plan {output}")
+
+
+@store_app.command("ls")
+def list_store(as_json: opt.JsonOption = False, store: opt.StoreOption = None) -> None:
+    """List artifacts and unfinished work."""
+    entries = list(opt.open_store(store).entries())
+    if as_json:
+        print_json(
+            [
+                {
+                    "identity": entry.identity,
+                    "path": str(entry.path),
+                    "size_bytes": entry.size_bytes,
+                    "uses": entry.artifact.manifest.step.uses if entry.artifact else None,
+                    "finished": entry.artifact is not None,
+                    "links": [str(link) for link in entry.links],
+                }
+                for entry in entries
+            ]
+        )
+        return
+    for entry in entries:
+        what = entry.artifact.manifest.step.uses if entry.artifact else "unfinished"
+        links = ", ".join(str(link) for link in entry.links) or "no link: gc would remove it"
+        print_data(f"{entry.identity[:12]}  {format_bytes(entry.size_bytes):>9}  {what}  ({links})")
+    total = sum(entry.size_bytes for entry in entries)
+    print_data(f"{len(entries)} entries, {format_bytes(total)}")
+
+
+@store_app.command("gc")
+def collect_garbage(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")
+    ] = False,
+    store: opt.StoreOption = None,
+) -> None:
+    """Remove what no out/ link points at, and unfinished work that nobody is doing."""
+    removed = opt.open_store(store).collect_garbage(dry_run=dry_run)
+    for entry in removed:
+        print_data(f"{entry.identity[:12]}  {format_bytes(entry.size_bytes):>9}")
+    verb = "would free" if dry_run else "freed"
+    total = sum(entry.size_bytes for entry in removed)
+    print_data(f"{verb} {format_bytes(total)} in {len(removed)} entries")

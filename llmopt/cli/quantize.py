@@ -1,0 +1,104 @@
+"""`quantize gptq|rtn`: one quantisation by hand, options generated from the step's model."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmopt.cli import options as opt
+from llmopt.cli.console import print_data
+from llmopt.cli.one_step import (
+    HandRun,
+    build_recipe,
+    describe_data,
+    describe_model,
+    print_recipe,
+    run_by_hand,
+)
+from llmopt.cli.step_options import (
+    ORDERING_FIELDS,
+    given,
+    option_parameters,
+    with_parameters,
+)
+from llmopt.cli.summary import describe_artifact
+from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.errors import RecipeError
+from llmopt.steps.quantize_fields import QuantizeFields
+from llmopt.steps.union import step_types
+
+DEFAULT_DATA = "apparel-ja"
+DATA_FIELDS_LEFT_OUT = {"set", "path"}
+STEP_NAME = "quantize"
+
+
+def make_quantize_command(method: str) -> Callable[..., None]:
+    """Makes the command of one `quantize.METHOD` step."""
+    step = step_types()[f"quantize.{method}"]
+    assert issubclass(step, QuantizeFields)
+    needs_data = step.model_fields["data"].is_required()
+    step_fields = set(step.model_fields)
+
+    def quantize(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or org/model@rev.")],
+        *,
+        output: Annotated[
+            Path | None, typer.Option("-o", "--output", metavar="DIR", help="An empty folder.")
+        ] = None,
+        data: Annotated[
+            str | None, typer.Option("--data", help="A shipped set's name, or a file.")
+        ] = DEFAULT_DATA if needs_data else None,
+        show_recipe: Annotated[
+            bool, typer.Option("--print-recipe", help="Print the equivalent recipe and stop.")
+        ] = False,
+        store: opt.StoreOption = None,
+        device: opt.DeviceOption = "auto",
+        threads: opt.ThreadsOption = None,
+        quiet: opt.QuietOption = False,
+        **fields: Any,
+    ) -> None:
+        chosen = given(fields)
+        settings = {name: value for name, value in chosen.items() if name in step_fields}
+        data_fields = {name: value for name, value in chosen.items() if name not in step_fields}
+        recipe = _write_recipe(method, model, data, settings, data_fields)
+        loaded = build_recipe(STEP_NAME, recipe)
+        if show_recipe:
+            print_data(print_recipe(loaded))
+            return
+        if output is None:
+            raise RecipeError("no output folder", remedy="name an empty or new one with -o DIR")
+        hand = HandRun(opt.open_store(store), output, device, threads, quiet)
+        artifact = run_by_hand(loaded, hand)
+        if not quiet:
+            print_data("; ".join(describe_artifact(artifact)))
+            print_data(os.path.relpath(artifact.path))
+
+    quantize.__doc__ = step.__doc__
+    left_out = {*ORDERING_FIELDS, *step.input_fields()}
+    parameters = [
+        *option_parameters(step, left_out),
+        *option_parameters(DatasetSpec, DATA_FIELDS_LEFT_OUT),
+    ]
+    return with_parameters(quantize, parameters)
+
+
+def _write_recipe(
+    method: str,
+    model: str,
+    data: str | None,
+    settings: dict[str, Any],
+    data_fields: dict[str, Any],
+) -> dict[str, Any]:
+    step: dict[str, Any] = {"uses": f"quantize.{method}", "model": "base"}
+    recipe: dict[str, Any] = {
+        "version": 1,
+        "name": f"quantize-{method}",
+        "sources": {"base": describe_model(model)},
+        "datasets": {},
+    }
+    if data is not None:
+        recipe["datasets"]["calibration"] = describe_data(data, data_fields)
+        step["data"] = "calibration"
+    return {**recipe, "steps": {STEP_NAME: {**step, **settings}}}

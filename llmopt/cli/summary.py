@@ -1,0 +1,64 @@
+"""The few lines that close a run: sizes, errors, verdicts, where things lie, what to try next."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.files import format_bytes
+from llmopt.recipe.execute import RunResult
+
+
+def summarise_run(result: RunResult, output_folder: Path) -> str:
+    """Returns the summary of a finished run as text."""
+    lines = ["", "summary"]
+    for name, artifact in result.artifacts.items():
+        lines.append(f"  {name}: {'; '.join(describe_artifact(artifact))}")
+        lines.append(f"    {_relative(output_folder / name)}")
+    for name, reason in result.unavailable.items():
+        lines.append(f"  {name}: not run: {reason}")
+    checkpoints = [
+        name
+        for name, artifact in result.artifacts.items()
+        if artifact.manifest.kind == "quantized_checkpoint"
+    ]
+    if checkpoints:
+        lines.append(f"next: llmopt verify {_relative(output_folder / checkpoints[-1])}")
+    return "\n".join(lines)
+
+
+def describe_artifact(artifact: Artifact) -> Iterator[str]:
+    """Yields the figures that matter of an artifact, by its kind."""
+    metrics = artifact.manifest.metrics
+    if artifact.manifest.kind == "quantized_checkpoint":
+        yield from _describe_checkpoint(metrics)
+    else:
+        yield from _describe_evaluation(metrics)
+
+
+def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
+    size, source = metrics["weights_bytes"], metrics["source_weights_bytes"]
+    yield f"{format_bytes(size)} of weights, {source / size:.2f} x less than {format_bytes(source)}"
+    if metrics.get("lowest_snr_db") is not None:
+        yield f"lowest SNR {metrics['lowest_snr_db']:.1f} dB in {metrics['lowest_snr_layer']}"
+
+
+def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if "kl_mean" in metrics:
+        yield f"KL {metrics['kl_mean']:.6f} (p99 {metrics['kl_p99']:.4f})"
+    if "baseline_perplexity" in metrics:
+        yield (
+            f"perplexity {metrics['perplexity']:.3f} against {metrics['baseline_perplexity']:.3f} "
+            f"({metrics['perplexity_increase_pct']:+.2f} %)"
+        )
+    elif "perplexity" in metrics:
+        yield f"perplexity {metrics['perplexity']:.3f}"
+    if "top1_agreement" in metrics:
+        yield f"top-1 agreement {100 * metrics['top1_agreement']:.2f} %"
+    if "num_tokens" in metrics:
+        yield f"{metrics['num_tokens']} tokens of {metrics['num_documents']} documents"
+
+
+def _relative(path: Path) -> str:
+    return os.path.relpath(path)

@@ -1,0 +1,98 @@
+"""Cuts documents into the exact samples x seq_len token windows that calibration wants.
+
+Shapes: N = windows, T = tokens per window.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.data.documents import Document, order_documents
+from llmopt.data.tokenization import DocumentTokenizer
+from llmopt.errors import InputError
+
+DEFAULT_SAMPLES = 64
+DEFAULT_SEQ_LEN = 512
+
+
+@dataclass(frozen=True)
+class CalibrationWindows:
+    """Token windows of equal length.
+
+    Attributes:
+        ids_NT: int64 [N, T].
+        lengths_N: int64 [N]; how many tokens of each window are real, the rest is padding.
+    """
+
+    ids_NT: NDArray[np.int64]
+    lengths_N: NDArray[np.int64]
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of real tokens."""
+        return int(self.lengths_N.sum())
+
+
+def build_windows(
+    documents: Sequence[Document], tokenizer: DocumentTokenizer, spec: DatasetSpec
+) -> CalibrationWindows:
+    """Builds exactly `samples` windows of `seq_len` tokens, in the seed's order.
+
+    `concat` joins documents (each begins with BOS where the tokenizer uses one, else ends
+    with EOS) and cuts the stream; `truncate` takes the head of each document that is long
+    enough; `pad` takes each document's head and fills it up.
+
+    Raises:
+        InputError: The documents do not give that many windows; the numbers are named.
+    """
+    samples = spec.samples or DEFAULT_SAMPLES
+    seq_len = spec.seq_len or DEFAULT_SEQ_LEN
+    ordered = order_documents(documents, spec.seed)
+    encoded = (tokenizer.encode(document, spec.template) for document in ordered)
+    if spec.pack == "concat":
+        return _concatenate([_end_document(ids, tokenizer) for ids in encoded], samples, seq_len)
+    return _take_heads(list(encoded), samples, seq_len, pad=spec.pack == "pad")
+
+
+def _end_document(ids: list[int], tokenizer: DocumentTokenizer) -> list[int]:
+    if tokenizer.adds_bos or tokenizer.eos_id is None or ids[-1:] == [tokenizer.eos_id]:
+        return ids
+    return [*ids, tokenizer.eos_id]
+
+
+def _concatenate(encoded: list[list[int]], samples: int, seq_len: int) -> CalibrationWindows:
+    available = sum(len(ids) for ids in encoded)
+    if available < samples * seq_len:
+        raise InputError(
+            f"calibration wants {samples} samples x {seq_len} tokens = {samples * seq_len} tokens; "
+            f"the {len(encoded)} documents give {available}",
+            remedy=f"use samples: {available // seq_len} or fewer, a smaller seq_len, or more data"
+            if available >= seq_len
+            else "give more data or a smaller seq_len",
+        )
+    stream = np.fromiter((i for ids in encoded for i in ids), dtype=np.int64)
+    ids_NT = stream[: samples * seq_len].reshape(samples, seq_len)
+    return CalibrationWindows(ids_NT, np.full(samples, seq_len, dtype=np.int64))
+
+
+def _take_heads(
+    encoded: list[list[int]], samples: int, seq_len: int, *, pad: bool
+) -> CalibrationWindows:
+    usable = [ids for ids in encoded if (len(ids) >= 2 if pad else len(ids) >= seq_len)]
+    if len(usable) < samples:
+        wanted = "2" if pad else f"{seq_len} (seq_len)"
+        raise InputError(
+            f"calibration wants {samples} samples; of {len(encoded)} documents {len(usable)} "
+            f"have at least {wanted} tokens",
+            remedy="use fewer samples, a smaller seq_len, `pack: concat`, or more data",
+        )
+    ids_NT = np.zeros((samples, seq_len), dtype=np.int64)
+    lengths_N = np.zeros(samples, dtype=np.int64)
+    for row, ids in enumerate(usable[:samples]):
+        head = ids[:seq_len]
+        ids_NT[row, : len(head)] = head
+        lengths_N[row] = len(head)
+    return CalibrationWindows(ids_NT, lengths_N)

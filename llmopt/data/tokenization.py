@@ -1,0 +1,77 @@
+"""Turns documents into token ids, the beginning-of-sequence token exactly once in each."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from llmopt.data.dataset_spec import Template
+from llmopt.data.documents import Document
+from llmopt.errors import InputError
+
+
+class DocumentTokenizer:
+    """A model's tokenizer, as data sets use it.
+
+    Args:
+        folder: The model's folder.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        InputError: The folder's tokenizer can't be loaded.
+    """
+
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
+        self._folder = folder
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
+        self.bos_id: int | None = self._tokenizer.bos_token_id
+        self.eos_id: int | None = self._tokenizer.eos_token_id
+        # What the tokenizer does by default decides whether this family uses BOS at all.
+        self.adds_bos = self.bos_id is not None and self.bos_id in self._tokenizer("").input_ids
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def encode(self, document: Document, template: Template = "none") -> list[int]:
+        """Encodes one document.
+
+        BOS stands once, in front, if the tokenizer adds one by default or the chat template
+        writes one; the template's own is not doubled.
+
+        Raises:
+            InputError: A chat is to be rendered and the tokenizer has no template, or the
+                template refuses the chat.
+        """
+        text = self._render(document, template)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        start = 0
+        while start < len(ids) and ids[start] == self.bos_id:
+            start += 1
+        needs_bos = self.bos_id is not None and (self.adds_bos or start > 0)
+        return [self.bos_id, *ids[start:]] if needs_bos and self.bos_id is not None else ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Turns ids back into text, special tokens included."""
+        return str(self._tokenizer.decode(ids))
+
+    def _render(self, document: Document, template: Template) -> str:
+        if document.messages is None:
+            return document.text or ""
+        if template == "none":
+            return "\n\n".join(turn["content"] for turn in document.messages)
+        if not self._tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {self._folder} has no chat template",
+                remedy="set `template: none` in the data set",
+            )
+        try:
+            rendered = self._tokenizer.apply_chat_template(list(document.messages), tokenize=False)
+        except TemplateError as error:
+            raise InputError(f"{document.origin}: the chat template refuses it: {error}") from None
+        return str(rendered)

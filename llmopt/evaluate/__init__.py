@@ -1,0 +1,1 @@
+"""How far a candidate model is from its baseline: perplexity, KL divergence, agreement."""

@@ -1,0 +1,165 @@
+"""One staged pass of the calibration data through a decoder block.
+
+Each stage's layers read one input: its Hessian is gathered as the data comes by, the layers
+are solved as one, and the data goes on through the rounded weights. So every layer is
+calibrated on what it will see, with one forward pass in all (true-sequential GPTQ).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llmopt.artifacts.manifest import LayerError
+from llmopt.checkpoint.decoder_block import DecoderBlock
+from llmopt.checkpoint.model_config import DECODER_STAGES, Stage
+from llmopt.checkpoint.packed_weight import PackedWeight
+from llmopt.errors import NumericalError
+from llmopt.quant.activation_store import ActivationStore
+from llmopt.quant.hessian import Hessian
+from llmopt.quant.solution import Solution, split_solution
+
+# (stacked weights [R, I], Hessian [I, I] or None) → integers and errors
+Solver = Callable[[Tensor, Tensor | None], Solution]
+QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
+
+
+@dataclass
+class BlockResult:
+    """The packed layers of one block, by name inside the block, and their errors."""
+
+    weights: dict[str, PackedWeight] = field(default_factory=dict)
+    errors: list[LayerError] = field(default_factory=list)
+
+
+class BlockPass:
+    """Quantises one block while its calibration data passes through it.
+
+    Args:
+        block: The block, with its original weights.
+        prefix: The block's prefix in the checkpoint, for names in the ledger.
+        solve: Rounds stacked rows.
+        on_layer: Called with each layer's error as it is known.
+    """
+
+    def __init__(
+        self,
+        block: DecoderBlock,
+        prefix: str,
+        solve: Solver,
+        on_layer: Callable[[LayerError], None],
+    ) -> None:
+        self._block = block
+        self._prefix = prefix
+        self._solve = solve
+        self._on_layer = on_layer
+        self._result = BlockResult()
+
+    def run(self, data: "CalibrationBatches") -> BlockResult:
+        """Quantises every layer and moves `data` on to the block's output."""
+        block = self._block
+        self._quantize(QKV, self._gather_attention_input(data))
+        self._quantize(ATTENTION_OUTPUT, self._gather_context(data))
+        hessian = self._new_hessian(GATE_UP)
+        for batch in data:
+            hidden = block.add_attention(batch.hidden, data.take(batch, "context"))
+            data.replace(batch, hidden)
+            hessian.add(block.mlp_input(hidden), batch.lengths)
+        self._quantize(GATE_UP, hessian)
+        self._quantize(DOWN, self._gather_inner(data))
+        for batch in data:
+            data.replace(batch, block.add_mlp(batch.hidden, data.take(batch, "inner")))
+        return self._result
+
+    def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
+        hessian = self._new_hessian(QKV)
+        for batch in data:
+            hessian.add(self._block.attention_input(batch.hidden), batch.lengths)
+        return hessian
+
+    def _gather_context(self, data: "CalibrationBatches") -> Hessian:
+        hessian = self._new_hessian(ATTENTION_OUTPUT)
+        for batch in data:
+            context = self._block.attention_context(batch.hidden)
+            hessian.add(context, batch.lengths)
+            data.keep(batch, "context", context)
+        return hessian
+
+    def _gather_inner(self, data: "CalibrationBatches") -> Hessian:
+        hessian = self._new_hessian(DOWN)
+        for batch in data:
+            inner = self._block.mlp_inner(batch.hidden)
+            hessian.add(inner, batch.lengths)
+            data.keep(batch, "inner", inner)
+        return hessian
+
+    def _new_hessian(self, stage: Stage) -> Hessian:
+        weight = self._block.linear(stage.layers[0]).weight
+        return Hessian(weight.shape[1], weight.device)
+
+    def _quantize(self, stage: Stage, hessian: Hessian) -> None:
+        names = [self._prefix + layer for layer in stage.layers]
+        weights = [self._block.linear(layer).weight for layer in stage.layers]
+        try:
+            solution = self._solve(torch.cat(weights), hessian.finish())
+        except NumericalError as error:
+            message = f"{self._prefix}{stage.name}: {error.message}"
+            raise NumericalError(message, remedy=error.remedy) from None
+        parts = split_solution(solution, names, [len(weight) for weight in weights])
+        for layer, weight, (packed, layer_error) in zip(stage.layers, weights, parts, strict=True):
+            self._block.replace_weight(layer, packed.dequantize(weight.dtype))
+            self._result.weights[layer] = packed
+            self._result.errors.append(layer_error)
+            self._on_layer(layer_error)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some calibration windows at the current depth.
+
+    Attributes:
+        index: Which batch.
+        hidden: The residual stream, [B, T, D].
+        lengths: int64 [B], how many tokens of each row are real; None where all are.
+    """
+
+    index: int
+    hidden: Tensor
+    lengths: Tensor | None
+
+
+class CalibrationBatches:
+    """All calibration windows as they move through the model, batch by batch.
+
+    Args:
+        store: Keeps the activations.
+        lengths: Per batch the rows' real lengths, None where no row is padded.
+    """
+
+    def __init__(self, store: ActivationStore, lengths: Sequence[Tensor | None]) -> None:
+        self._store = store
+        self._lengths = lengths
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index, lengths in enumerate(self._lengths):
+            yield Batch(index, self._store.get(f"hidden-{index}"), lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def put(self, index: int, hidden: Tensor) -> None:
+        """Sets a batch's residual stream."""
+        self._store.put(f"hidden-{index}", hidden)
+
+    def replace(self, batch: Batch, hidden: Tensor) -> None:
+        """Moves a batch on."""
+        self.put(batch.index, hidden)
+
+    def keep(self, batch: Batch, name: str, tensor: Tensor) -> None:
+        """Keeps an intermediate result of a batch for the next stage."""
+        self._store.put(f"{name}-{batch.index}", tensor)
+
+    def take(self, batch: Batch, name: str) -> Tensor:
+        """Returns an intermediate result and forgets it."""
+        return self._store.take(f"{name}-{batch.index}")

@@ -1,0 +1,191 @@
+"""GPTQ: rounds weights column by column, each column making up for the errors before it.
+
+Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", arXiv 2210.17323. Solved in the LDL^T form, which Chee et al., "QuIP",
+arXiv 2307.13304, section 3 and appendix, show to give the same integers: with H = U D U^T
+(U unit upper triangular) column k is rounded from
+
+    W_k + sum_{j<k} (W_j - Q_j) U_jk
+
+so one Cholesky of H suffices, no inverse is formed, and the output error is
+sum_k D_k (rounding error of column k)^2. Rows are independent given H: layers that read the
+same input are solved as one.
+
+Shapes: I = in_features, R = rows (out_features of all stacked layers), G = groups,
+C = columns of one group, B = columns of one block.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.packed_weight import PackedWeight
+from llmopt.errors import NumericalError
+from llmopt.quant.column_order import ColumnOrder, order_columns
+from llmopt.quant.grid import Grid, fit_grid
+from llmopt.quant.precision import bf16_matmul
+from llmopt.quant.solution import Solution
+
+BLOCK_COLUMNS = 128
+DAMP_GROWTH = 2.0
+FIRST_RAISED_DAMP = 1e-3  # where raising starts when no damping was asked for
+
+
+@dataclass(frozen=True)
+class GptqOptions:
+    """Settings of a solve.
+
+    Attributes:
+        scheme: Bits, groups, symmetry, act-order.
+        act_group_aware: Round groups, and columns inside a group, by falling Hessian
+            diagonal, without moving a column to another group.
+        damp_percent: Fraction of the mean diagonal that is added to the diagonal.
+        max_damp_percent: How far damping may be raised when H is not positive definite.
+        scale_dtype: The dtype that the model is served in.
+    """
+
+    scheme: QuantScheme
+    act_group_aware: bool
+    damp_percent: float
+    max_damp_percent: float
+    scale_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Factor:
+    """H + damping = U D U^T, permuted; `U_T` is U transposed, unit lower triangular."""
+
+    U_T: Tensor
+    D_I: Tensor
+    damping: float
+    damp_percent: float
+    damp_retries: int
+
+
+def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
+    """Rounds stacked weights to integers.
+
+    Args:
+        W_RI: Weights [R, I], any floating dtype. Not modified.
+        H_II: Hessian X^T X / tokens, symmetric; its dtype is the one computed in.
+        options: How to round.
+
+    Raises:
+        NumericalError: H holds NaN or infinity, or is not positive definite even at
+            `max_damp_percent`.
+    """
+    W_IR = W_RI.T.to(H_II.dtype).contiguous()
+    dead_I = H_II.diagonal() == 0
+    W_IR[dead_I] = 0  # an input that is always zero: its weights are free, as in the paper's code
+    order = order_columns(H_II.diagonal(), options.scheme, options.act_group_aware)
+    signal_R = _output_power(W_IR, H_II)
+    factor = factorize(_permute(H_II, order, dead_I), options)
+    W_IR = W_IR if order.is_identity else W_IR[order.perm_I]
+    return _round_columns(W_IR, factor, order, options, signal_R)
+
+
+def factorize(H_II: Tensor, options: GptqOptions) -> Factor:
+    """Damps H until it is positive definite and factorises it.
+
+    Raises:
+        NumericalError: Even `max_damp_percent` was not enough, or H is not finite.
+    """
+    diagonal_I = H_II.diagonal().clone()
+    mean = float(diagonal_I.mean())
+    if not bool(torch.isfinite(H_II).all()):
+        raise NumericalError("the Hessian holds NaN or infinity")
+    damp, retries = options.damp_percent, 0
+    while True:
+        damped = H_II.clone()
+        damped.diagonal().copy_(diagonal_I + damp * mean)
+        L_II, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if not int(info):
+            break
+        tried, retries = damp, retries + 1
+        damp = max(damp * DAMP_GROWTH, FIRST_RAISED_DAMP)
+        if damp > options.max_damp_percent:
+            raise NumericalError(
+                f"the Hessian is not positive definite at damp_percent {tried:g} "
+                f"(max_damp_percent is {options.max_damp_percent:g})",
+                remedy="calibrate with more tokens, or raise max_damp_percent",
+            )
+    R_II = L_II.flip(0, 1)  # upper triangular, H = R R^T
+    roots_I = R_II.diagonal()
+    return Factor((R_II / roots_I).T.contiguous(), roots_I**2, damp * mean, damp, retries)
+
+
+def _permute(H_II: Tensor, order: ColumnOrder, dead_I: Tensor) -> Tensor:
+    H_II = H_II.clone() if order.is_identity else H_II[order.perm_I][:, order.perm_I]
+    dead_I = dead_I[order.perm_I]
+    H_II.diagonal()[dead_I] = 1
+    return H_II
+
+
+def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:
+    """Returns diag(W H W^T), [R]; a figure for the ledger, so bf16 products will do."""
+    with bf16_matmul():
+        return (H_II @ W_IR).mul_(W_IR).sum(0)
+
+
+def _round_columns(
+    W_IR: Tensor, factor: Factor, order: ColumnOrder, options: GptqOptions, signal_R: Tensor
+) -> Solution:
+    scheme = options.scheme
+    num_rows = W_IR.shape[1]
+    E_IR = torch.empty_like(W_IR)
+    q_IR = torch.empty(W_IR.shape, dtype=torch.uint8, device=W_IR.device)
+    scales_GR = W_IR.new_empty(len(order.spans), num_rows)
+    zeros_GR = q_IR.new_empty(len(order.spans), num_rows)
+    loss_R = W_IR.new_zeros(num_rows)
+    for start, stop, group in order.spans:
+        C_CR = _feed_back(W_IR, E_IR, factor.U_T, start, stop)
+        grid = fit_grid(C_CR, scheme, options.scale_dtype)
+        scales_GR[group], zeros_GR[group] = grid.scale_R, grid.zero_R.to(torch.uint8)
+        for first in range(start, stop, BLOCK_COLUMNS):
+            last = min(first + BLOCK_COLUMNS, stop)
+            C_BR = C_CR[: last - first]
+            if first > start:
+                C_BR = _feed_back(W_IR, E_IR, factor.U_T, first, last)
+            steps_BR = _round_block(
+                W_IR[first:last], C_BR, E_IR[first:last], factor.U_T[first:last, first:last],
+                grid, scheme.max_q,
+            )  # fmt: skip
+            q_IR[first:last] = (steps_BR + grid.zero_R).to(torch.uint8)
+            residual_BR = C_BR.sub_(steps_BR.mul_(grid.scale_R))
+            loss_R += (residual_BR.square_() * factor.D_I[first:last, None]).sum(0)
+    squared_error_R = E_IR.square_().sum(0)
+    return Solution(
+        weight=PackedWeight(
+            q_IO=order.restore(q_IR), scales_GO=scales_GR, zeros_GO=zeros_GR,
+            g_idx_I=order.g_idx_I, scheme=scheme,
+        ),
+        squared_error_R=squared_error_R,
+        # Without the damping's share, what is left is the error on the calibration data.
+        loss_R=(loss_R - factor.damping * squared_error_R).clamp(min=0),
+        signal_R=signal_R,
+        damp_percent=factor.damp_percent,
+        damp_retries=factor.damp_retries,
+    )  # fmt: skip
+
+
+def _feed_back(W_IR: Tensor, E_IR: Tensor, U_T: Tensor, first: int, last: int) -> Tensor:
+    """Returns columns first..last of W with the errors of all earlier columns fed back."""
+    if first == 0:
+        return W_IR[first:last].clone()
+    return torch.addmm(W_IR[first:last], U_T[first:last, :first], E_IR[:first])
+
+
+def _round_block(
+    W_BR: Tensor, C_BR: Tensor, E_BR: Tensor, U_BB: Tensor, grid: Grid, max_q: int
+) -> Tensor:
+    """Rounds one block in order; fills E_BR with W - Q and C_BR with what was rounded."""
+    steps_BR = torch.empty_like(C_BR)
+    E_RB = E_BR.T
+    for k in range(len(C_BR)):
+        if k:
+            torch.addmv(C_BR[k], E_RB[:, :k], U_BB[k, :k], out=C_BR[k])
+        steps_BR[k] = grid.round_to_steps(C_BR[k], max_q)
+        torch.addcmul(W_BR[k], steps_BR[k], grid.scale_R, value=-1, out=E_BR[k])
+    return steps_BR

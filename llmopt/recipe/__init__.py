@@ -1,0 +1,1 @@
+"""Recipes: read, resolved, planned and run. The recipe is the product's interface."""

@@ -1,0 +1,228 @@
+"""Runs a plan: each step under its lock, into its workspace, sealed and published whole."""
+
+import resource
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmopt import __version__
+from llmopt.artifacts.artifact import Artifact, describe_files
+from llmopt.artifacts.destination import Destination
+from llmopt.artifacts.manifest import InputRecord, Manifest, StepRecord, content_digest
+from llmopt.artifacts.progress import Progress
+from llmopt.artifacts.store import Store
+from llmopt.errors import CapabilityError
+from llmopt.recipe.inputs import installed_versions, preflight
+from llmopt.recipe.plan import Plan, PlannedStep
+from llmopt.recipe.resources import resource_errors
+from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+
+SCRATCH_NAME = ".scratch"
+
+
+class RunListener(Protocol):
+    """Hears what a run does; the CLI draws it or writes it as JSON lines."""
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Takes one event, such as step_started or step_finished."""
+
+    def progress(self, step: str) -> Progress:
+        """Returns the listener for the inside of a step."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How steps run, whatever they are: device, threads, where links go.
+
+    `output_root` is None where no links are wanted.
+    """
+
+    device: str
+    threads: int | None
+    output_root: Path | None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ended with.
+
+    Attributes:
+        artifacts: Step → artifact, for the steps that have one.
+        unavailable: Step → why it did not run, for the steps deferred or skipped.
+        has_deferred: Whether a step was put off until a machine that can run it.
+    """
+
+    artifacts: Mapping[str, Artifact]
+    unavailable: Mapping[str, str]
+    has_deferred: bool
+
+
+def run_plan(
+    plan: Plan,
+    destination: Destination,
+    store: Store,
+    settings: RunSettings,
+    listener: RunListener,
+) -> RunResult:
+    """Runs every step of a plan that is not finished already.
+
+    Raises:
+        GateFailed: A gate is missed; its measurements are in the store.
+        LlmoptError: A step can't be done.
+    """
+    for planned in plan.steps:
+        if planned.state == "run":
+            preflight(plan.loaded, planned.name, _existing(planned.inputs))
+    runner = _Runner(plan, destination, store, settings, listener)
+    for planned in plan.steps:
+        runner.run(planned)
+    return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred)
+
+
+def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
+    return {field: given for field, given in inputs.items() if given.path.exists()}
+
+
+def _prepare_workspace(work: Path) -> Path:
+    """Clears what a killed run half wrote, keeps and returns its scratch folder."""
+    scratch = work / SCRATCH_NAME
+    for path in work.iterdir():
+        if path != scratch:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
+class _Runner:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        destination: Destination,
+        store: Store,
+        settings: RunSettings,
+        listener: RunListener,
+    ) -> None:
+        self._plan = plan
+        self._destination = destination
+        self._store = store
+        self._settings = settings
+        self._listener = listener
+        self.artifacts: dict[str, Artifact] = {}
+        self.unavailable: dict[str, str] = {}
+        self.has_deferred = False
+
+    def run(self, planned: PlannedStep) -> None:
+        blocked = self._find_blocked(planned)
+        if blocked is not None:
+            self._set_aside(planned, f"waits for {blocked}, which did not run")
+            return
+        try:
+            artifact = self._find_or_make(planned)
+        except CapabilityError as error:
+            if planned.step.when_unavailable == "fail":
+                raise
+            self.has_deferred |= planned.step.when_unavailable == "defer"
+            self._set_aside(planned, error.message)
+            return
+        self.artifacts[planned.name] = artifact
+        self._link(planned, artifact)
+        planned.step.check(artifact)
+
+    def _find_blocked(self, planned: PlannedStep) -> str | None:
+        before = [given.name for given in planned.inputs.values()]
+        names = [*before, *planned.step.needs, *planned.gates]
+        return next((name for name in names if name in self.unavailable), None)
+
+    def _set_aside(self, planned: PlannedStep, why: str) -> None:
+        self.unavailable[planned.name] = why
+        self._listener.event("step_unavailable", step=planned.name, reason=why)
+
+    def _find_or_make(self, planned: PlannedStep) -> Artifact:
+        progress = self._listener.progress(planned.name)
+        with self._destination.lock(planned.identity, progress.note):
+            # Looked up under the lock: another run may have made it while this one waited.
+            found = None if planned.forced else self._destination.find(planned.identity)
+            if found is not None:
+                self._announce("step_cached", planned, found)
+                return found
+            self._listener.event("step_started", step=planned.name, reason=planned.reason)
+            artifact = self._make(planned, progress)
+        self._announce("step_finished", planned, artifact)
+        return artifact
+
+    def _announce(self, event: str, planned: PlannedStep, artifact: Artifact) -> None:
+        manifest = artifact.manifest
+        self._listener.event(
+            event,
+            step=planned.name,
+            uses=planned.step.type_name,
+            identity=planned.identity,
+            path=str(artifact.path),
+            metrics=manifest.metrics,
+            timings=manifest.timings,
+        )
+
+    def _make(self, planned: PlannedStep, progress: Progress) -> Artifact:
+        work = self._destination.open_workspace(planned.identity)
+        if planned.forced:
+            self._destination.discard_workspace(planned.identity)
+        scratch = _prepare_workspace(work)
+        started = time.perf_counter()
+        with resource_errors(work, planned.estimate):
+            context = RunContext(
+                work, scratch, self._settings.device, self._settings.threads, progress
+            )
+            outcome = planned.step.run(self._made_inputs(planned), context)
+            shutil.rmtree(scratch, ignore_errors=True)
+            total_s = round(time.perf_counter() - started, 3)
+            self._seal(planned, outcome, work, total_s)
+            return self._destination.publish(planned.identity)
+
+    def _made_inputs(self, planned: PlannedStep) -> dict[str, ResolvedInput]:
+        """Points inputs at the artifacts that this run made or found."""
+        return {
+            field: replace(given, path=self.artifacts[given.name].path)
+            if given.name in self.artifacts
+            else given
+            for field, given in planned.inputs.items()
+        }
+
+    def _seal(self, planned: PlannedStep, outcome: Outcome, work: Path, total_s: float) -> None:
+        files = describe_files(work)
+        step = planned.step
+        Manifest(
+            kind=step.produces,
+            identity=planned.identity,
+            content_digest=content_digest(files),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            recipe=self._plan.loaded.recipe.name,
+            step=StepRecord(
+                id=planned.name,
+                uses=step.type_name,
+                version=step.step_version,
+                settings=step.settings(),
+                overrides=list(self._plan.loaded.overrides),
+            ),
+            inputs={
+                field: InputRecord(name=given.name, kind=given.kind, digest=given.digest)
+                for field, given in planned.inputs.items()
+            },
+            files=files,
+            metrics=outcome.metrics,
+            layers=outcome.layers,
+            timings={**outcome.timings, "total_s": total_s},
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            tools={"llmopt": __version__, **installed_versions(step)},
+            degraded=outcome.degraded,
+        ).write(work)
+
+    def _link(self, planned: PlannedStep, artifact: Artifact) -> None:
+        if self._settings.output_root is not None:
+            recipe = self._plan.loaded.recipe.name
+            self._store.link(self._settings.output_root / recipe / planned.name, artifact)

@@ -1,0 +1,84 @@
+"""Resolves the names of a recipe to files and digests, and steps to identities."""
+
+import importlib.metadata
+from collections.abc import Mapping
+
+from llmopt.artifacts.digest import digest_value
+from llmopt.artifacts.store import Store
+from llmopt.errors import LlmoptError
+from llmopt.recipe.graph import build_graph
+from llmopt.recipe.loader import LoadedRecipe
+from llmopt.recipe.sources import digest_source, locate_source
+from llmopt.steps.base import ResolvedInput, StepBase
+
+
+def resolve_base_inputs(
+    loaded: LoadedRecipe, store: Store | None, chosen: frozenset[str]
+) -> dict[str, ResolvedInput]:
+    """Resolves the sources and data sets that the chosen steps read.
+
+    Without a store nothing is hashed and digests are empty, as validation wants it.
+    """
+    recipe = loaded.recipe
+    wanted = {name for step in chosen for name in recipe.steps[step].input_names().values()}
+    resolved = {}
+    for name, source in recipe.sources.items():
+        if name in wanted:
+            folder = locate_source(source, loaded.base, download=False)
+            digest = digest_source(source, folder, store.hasher) if store is not None else ""
+            resolved[name] = ResolvedInput(
+                name, "checkpoint", digest, folder, trust_remote_code=source.trust_remote_code
+            )
+    for name, spec in recipe.datasets.items():
+        if name in wanted:
+            path = spec.locate(loaded.base)
+            digest = ""
+            if store is not None:
+                settings = spec.model_dump(mode="json", exclude={"path", "set", "split"})
+                digest = digest_value({"file": store.hasher.digest(path), "spec": settings})
+            resolved[name] = ResolvedInput(name, "dataset", digest, path, dataset=spec)
+    return resolved
+
+
+def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
+    """Returns the digest of all that decides what a step makes."""
+    return digest_value(
+        {
+            "uses": step.type_name,
+            "version": step.step_version,
+            "settings": step.identity_settings(),
+            "inputs": {field: given.digest for field, given in inputs.items()},
+            "packages": installed_versions(step),
+        }
+    )
+
+
+def installed_versions(step: StepBase) -> dict[str, str]:
+    """Returns the versions of the libraries that decide a step's numbers, without importing."""
+    return {name: importlib.metadata.version(name) for name in step.identity_packages()}
+
+
+def preflight(loaded: LoadedRecipe, name: str, inputs: Mapping[str, ResolvedInput]) -> None:
+    """Runs a step's own checks on the inputs that exist, without torch.
+
+    Raises:
+        LlmoptError: What the step found, with the step named.
+    """
+    try:
+        loaded.recipe.steps[name].preflight(inputs, loaded.recipe.target)
+    except LlmoptError as error:
+        raise type(error)(f"step {name}: {error.message}", remedy=error.remedy) from None
+
+
+def validate_recipe(loaded: LoadedRecipe) -> None:
+    """Checks references, files, contracts between steps, and whether the target could serve.
+
+    Raises:
+        LlmoptError: The first fault.
+    """
+    graph = build_graph(loaded)
+    base = resolve_base_inputs(loaded, None, frozenset(graph.order))
+    for name in graph.order:
+        names = loaded.recipe.steps[name].input_names()
+        existing = {field: base[given] for field, given in names.items() if given in base}
+        preflight(loaded, name, existing)

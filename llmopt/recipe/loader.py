@@ -1,0 +1,134 @@
+"""Reads a recipe file into a validated `Recipe`, every error with its place in the file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.errors import RecipeError
+from llmopt.recipe.overrides import apply_overrides, apply_variant, interpolate, suggest
+from llmopt.recipe.recipe import Recipe, SourceSpec
+from llmopt.recipe.yaml_tree import KeyPath, YamlTree, read_yaml
+from llmopt.serving.target import Target
+from llmopt.steps.union import step_types
+
+MAX_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with where it came from.
+
+    Attributes:
+        recipe: The validated recipe.
+        tree: Its data, with the place of every value.
+        base: The folder that relative paths start from.
+        overrides: The variant and `--set` values that were laid over it, as recorded.
+    """
+
+    recipe: Recipe
+    tree: YamlTree
+    base: Path
+    overrides: tuple[str, ...] = ()
+
+
+def load_recipe(
+    path: Path, variant: str | None = None, overrides: Sequence[str] = ()
+) -> LoadedRecipe:
+    """Reads, overrides and validates a recipe.
+
+    Raises:
+        RecipeError: With `file:line:column` of each fault and a did-you-mean.
+    """
+    tree = read_yaml(path)
+    recorded = list(overrides)
+    if variant is not None:
+        apply_variant(tree, variant)
+        recorded.insert(0, f"--variant {variant}")
+    apply_overrides(tree, overrides)
+    recipe = validate_tree(tree)
+    return LoadedRecipe(recipe, tree, path.parent, tuple(recorded))
+
+
+def validate_tree(tree: YamlTree) -> Recipe:
+    """Interpolates and validates a recipe's data.
+
+    Raises:
+        RecipeError: One line per fault.
+    """
+    interpolate(tree)
+    try:
+        return Recipe.model_validate(tree.data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        lines = [_describe(fault, tree) for fault in faults[:MAX_SHOWN]]
+        if len(faults) > MAX_SHOWN:
+            lines.append(f"… and {len(faults) - MAX_SHOWN} more")
+        raise RecipeError("\n".join(lines)) from None
+
+
+def _describe(fault: ErrorDetails, tree: YamlTree) -> str:
+    path = _data_path(fault["loc"], tree.data)
+    place = tree.place_of(path)
+    where = ".".join(str(key) for key in path)
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        key = str(path[-1])
+        return f"{place}: unknown key {where!r}" + suggest(key, _known_keys(path, tree.data))
+    if kind == "union_tag_invalid":
+        uses = str(fault["ctx"]["tag"])
+        return f"{place}: {where} uses the unknown step type {uses!r}" + suggest(uses, step_types())
+    if kind == "union_tag_not_found":
+        return f"{place}: step {where!r} has no `uses`" + suggest("", step_types())
+    if kind == "missing":
+        return f"{place}: {where!r} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {where}: {message}{_received(fault)}"
+
+
+def _received(fault: ErrorDetails) -> str:
+    value = fault.get("input")
+    return f" (received {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+
+
+def _data_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
+    """Drops from pydantic's location what is not in the data: union tags, `[key]` marks."""
+    path: list[int | str] = []
+    node = data
+    for position, key in enumerate(location):
+        inside = (isinstance(node, dict) and key in node) or (
+            isinstance(node, list) and isinstance(key, int) and key < len(node)
+        )
+        if inside:
+            path.append(key)
+            node = node[key]
+        elif position == len(location) - 1 and key != "[key]":
+            path.append(key)  # a missing key: named, though it is not there
+    return tuple(path)
+
+
+def _known_keys(path: KeyPath, data: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the fields that the mapping around an unknown key could have."""
+    node: Any = data
+    for key in path[:-1]:
+        node = node[key]
+    model: type[BaseModel] | None = Recipe
+    match path[:-1]:
+        case ("steps", _):
+            uses = node.get("uses") if isinstance(node, dict) else None
+            model = step_types().get(str(uses))
+        case ("datasets", _):
+            model = DatasetSpec
+        case ("sources", _):
+            model = SourceSpec
+        case ("target",):
+            model = Target
+        case ():
+            model = Recipe
+        case _:
+            model = None
+    yield from model.model_fields if model is not None else ()

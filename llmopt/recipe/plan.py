@@ -1,0 +1,204 @@
+"""What a run would do, and why: each step's inputs, identity and state, without running any."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.manifest import MANIFEST_NAME
+from llmopt.artifacts.store import Store
+from llmopt.errors import InputError, RecipeError
+from llmopt.recipe.explain import explain_change
+from llmopt.recipe.graph import StepGraph, build_graph
+from llmopt.recipe.inputs import identify, resolve_base_inputs
+from llmopt.recipe.loader import LoadedRecipe
+from llmopt.recipe.overrides import suggest
+from llmopt.recipe.sources import locate_source
+from llmopt.steps.base import Estimate, ResolvedInput, StepBase
+
+State = Literal["cached", "run"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which part of a recipe to run, and what to run although it is stored.
+
+    Attributes:
+        until: Run this step and what it needs, nothing else.
+        start: Run this step and what depends on it; what comes before must be stored.
+        force: Steps to run anew.
+    """
+
+    until: str | None = None
+    start: str | None = None
+    force: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step of a plan.
+
+    Attributes:
+        name: The step's name in the recipe.
+        step: The step.
+        inputs: Field → what its name stands for.
+        identity: Names the work; equal identities give equal artifacts.
+        state: "cached" where the store holds it, else "run".
+        forced: Whether it runs although it is stored.
+        reason: Why it will run, or that it is stored.
+        gates: The gates that it waits for.
+        estimate: Rough needs, where the shapes are known.
+    """
+
+    name: str
+    step: StepBase
+    inputs: Mapping[str, ResolvedInput]
+    identity: str
+    state: State
+    forced: bool
+    reason: str
+    gates: tuple[str, ...]
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps that a run would go through, in order."""
+
+    loaded: LoadedRecipe
+    steps: tuple[PlannedStep, ...]
+
+
+def make_plan(loaded: LoadedRecipe, store: Store, output_root: Path, options: RunOptions) -> Plan:
+    """Resolves every input and holds every step against the store; runs nothing.
+
+    Raises:
+        RecipeError: A reference or an option names what is not there.
+        InputError: A model or data set is missing or unsuitable.
+    """
+    return _Planner(loaded, store, output_root, options).plan()
+
+
+def download_sources(plan: Plan) -> bool:
+    """Fetches the hub models that steps to be run read; tells whether any was fetched."""
+    sources = plan.loaded.recipe.sources
+    wanted = {
+        given.name
+        for step in plan.steps
+        if step.state == "run"
+        for given in step.inputs.values()
+        if given.name in sources and not given.path.exists()
+    }
+    for name in sorted(wanted):
+        locate_source(sources[name], plan.loaded.base, download=True)
+    return bool(wanted)
+
+
+def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) -> frozenset[str]:
+    """Returns the steps that the options ask for, with all that they wait for.
+
+    Raises:
+        RecipeError: An option names no step.
+    """
+    steps = loaded.recipe.steps
+    named = {"--until": options.until, "--from": options.start}
+    for option, name in [*named.items(), *(("--force", name) for name in options.force)]:
+        if name is not None and name not in steps:
+            raise RecipeError(f"{option} {name}: there is no such step" + suggest(name, steps))
+    chosen = frozenset(steps)
+    if options.until is not None:
+        chosen = graph.ancestors(options.until) | {options.until}
+    if options.start is not None:
+        wanted = (graph.descendants(options.start) | {options.start}) & chosen
+        chosen = wanted | {name for step in wanted for name in graph.ancestors(step)}
+    return chosen
+
+
+class _Planner:
+    """Plans steps one after another, each knowing those before it."""
+
+    def __init__(
+        self, loaded: LoadedRecipe, store: Store, output_root: Path, options: RunOptions
+    ) -> None:
+        self._loaded = loaded
+        self._store = store
+        self._links = output_root / loaded.recipe.name
+        self._options = options
+        self._graph = build_graph(loaded)
+        self._planned: dict[str, PlannedStep] = {}
+
+    def plan(self) -> Plan:
+        """Plans every chosen step."""
+        chosen = choose_steps(self._loaded, self._graph, self._options)
+        base = resolve_base_inputs(self._loaded, self._store, chosen)
+        for name in self._graph.order:
+            if name in chosen:
+                self._planned[name] = self._plan_step(name, base)
+        plan = Plan(self._loaded, tuple(self._planned.values()))
+        _check_start(plan, self._graph, self._options)
+        return plan
+
+    def _plan_step(self, name: str, base: Mapping[str, ResolvedInput]) -> PlannedStep:
+        step = self._loaded.recipe.steps[name]
+        inputs = {
+            field: base[given] if given in base else self._output_of(given)
+            for field, given in step.input_names().items()
+        }
+        identity = identify(step, inputs)
+        forced = name in self._options.force
+        cached = self._store.find(identity) is not None and not forced
+        return PlannedStep(
+            name=name,
+            step=step,
+            inputs=inputs,
+            identity=identity,
+            state="cached" if cached else "run",
+            forced=forced,
+            reason="in the store" if cached else self._explain(name, inputs, identity),
+            gates=tuple(sorted(self._graph.gates[name])),
+            estimate=None if cached else step.estimate(inputs),
+        )
+
+    def _output_of(self, name: str) -> ResolvedInput:
+        """Another step's output is known by that step's identity before it is made."""
+        before = self._planned[name]
+        path = self._store.artifact_path(before.identity)
+        return ResolvedInput(name, before.step.produces, before.identity, path)
+
+    def _explain(self, name: str, inputs: Mapping[str, ResolvedInput], identity: str) -> str:
+        if name in self._options.force:
+            return "forced by --force"
+        if self._store.has_damaged(identity):
+            return "the stored artifact is damaged and will be made anew"
+        if self._store.has_partial(identity):
+            return "unfinished work of an earlier run will be resumed"
+        running = [
+            given.name
+            for given in inputs.values()
+            if given.name in self._planned and self._planned[given.name].state == "run"
+        ]
+        step = self._loaded.recipe.steps[name]
+        return explain_change(name, step, inputs, running, _read_previous(self._links / name))
+
+
+def _read_previous(link: Path) -> Artifact | None:
+    if not (link / MANIFEST_NAME).exists():
+        return None
+    try:
+        return Artifact.open(link)
+    except InputError:
+        return None  # an older or foreign manifest explains nothing
+
+
+def _check_start(plan: Plan, graph: StepGraph, options: RunOptions) -> None:
+    """With --from, everything before must be stored already."""
+    if options.start is None:
+        return
+    wanted = graph.descendants(options.start) | {options.start}
+    missing = [p.name for p in plan.steps if p.name not in wanted and p.state == "run"]
+    if missing:
+        raise RecipeError(
+            f"--from {options.start}: not in the store yet: {', '.join(missing)}",
+            remedy="run without --from, or with --until first",
+        )

@@ -1,0 +1,1 @@
+"""What an artifact is for: the serving target and the rules that decide whether it fits."""

@@ -1,0 +1,77 @@
+"""Whether a quantised model could be served by vLLM as asked, from config.json's shapes alone.
+
+Rules and their source, vllm-project/vllm:
+  - GPTQ checkpoints: symmetric, 4 or 8 bits, group size -1, 32, 64 or 128
+    (model_executor/layers/quantization/gptq_marlin.py, utils/marlin_utils.py)
+  - on a CPU the GPTQ path takes 4 bits only (measured with vLLM 0.32 on CPU)
+  - per tensor-parallel shard: out_features % 64 == 0, in_features % 128 == 0, and
+    in_features % group_size == 0 (utils/marlin_utils.py, verify_marlin_supports_shape)
+  - heads must divide by the tensor-parallel size (config/model.py)
+"""
+
+from collections.abc import Iterator
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.errors import IncompatibleError
+from llmopt.serving.target import Target
+
+OUT_ALIGNMENT = 64
+IN_ALIGNMENT = 128
+ROW_PARALLEL = ("self_attn.o_proj", "mlp.down_proj")  # sharded along the input; others the output
+
+
+def check_servable(
+    config: ModelConfig, scheme: QuantScheme, quant_format: QuantFormat, target: Target
+) -> None:
+    """Refuses a quantisation that the target could not load.
+
+    Raises:
+        IncompatibleError: Names every rule that is broken.
+    """
+    if target.runtime != "vllm":
+        return
+    faults = [
+        *_scheme_faults(scheme, quant_format, target),
+        *_model_faults(config, target),
+        *_shard_faults(config, scheme, target.tp),
+    ]
+    if faults:
+        place = f"vLLM on {target.gpu or target.device} with tp {target.tp}"
+        raise IncompatibleError(f"{place} could not serve this: " + "; ".join(faults))
+
+
+def _scheme_faults(scheme: QuantScheme, quant_format: QuantFormat, target: Target) -> Iterator[str]:
+    if quant_format == "gptq" and not scheme.sym:
+        yield "format gptq must be symmetric (set sym: true, or format: compressed-tensors)"
+    if quant_format == "gptq" and target.device == "cpu" and scheme.bits != 4:
+        yield f"format gptq on a CPU takes 4 bits, not {scheme.bits}"
+
+
+def _model_faults(config: ModelConfig, target: Target) -> Iterator[str]:
+    limit = config.max_position_embeddings
+    if target.max_model_len is not None and target.max_model_len > limit:
+        yield f"max_model_len {target.max_model_len} exceeds the model's {limit} positions"
+    if config.num_attention_heads % target.tp:
+        yield f"{config.num_attention_heads} attention heads do not divide by tp {target.tp}"
+
+
+def _shard_faults(config: ModelConfig, scheme: QuantScheme, tp: int) -> Iterator[str]:
+    for layer, (out_features, in_features) in config.linear_shapes().items():
+        shard_out, shard_in = out_features, in_features
+        if layer in ROW_PARALLEL:
+            shard_in = in_features // tp
+        elif layer not in ("self_attn.k_proj", "self_attn.v_proj"):
+            shard_out = out_features // tp
+        else:
+            shard_out = out_features // min(tp, config.num_key_value_heads)
+        if shard_out % OUT_ALIGNMENT:
+            yield f"{layer} has {shard_out} output features per GPU, not a multiple of 64"
+        if shard_in % IN_ALIGNMENT:
+            yield f"{layer} has {shard_in} input features per GPU, not a multiple of 128"
+        if scheme.group_size > 0 and shard_in % scheme.group_size:
+            yield (
+                f"{layer} has {shard_in} input features per GPU, "
+                f"not a multiple of group_size {scheme.group_size}"
+            )

@@ -1,0 +1,1 @@
+"""Step types: what a recipe can ask for. One file each; this layer imports no torch."""

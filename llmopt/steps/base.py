@@ -1,0 +1,183 @@
+"""What every step has in common: its fields, its inputs, and what it gives back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.manifest import ArtifactKind, LayerError
+from llmopt.artifacts.progress import Progress
+from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.serving.target import Target
+
+Mark = TypeVar("Mark")
+InputKind = Literal["checkpoint", "quantized_checkpoint", "dataset", "evaluation"]
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """Marks a step's field as the name of a source, a data set or another step."""
+
+    accepts: tuple[InputKind, ...]
+
+
+@dataclass(frozen=True)
+class NotIdentity:
+    """Marks a field that changes how a step runs, not what it makes."""
+
+
+@dataclass(frozen=True)
+class ResolvedInput:
+    """What a name in a recipe stands for.
+
+    Attributes:
+        name: The name in the recipe.
+        kind: What it is.
+        digest: Identity of its contents.
+        path: The model's folder, the data set's file or the artifact's folder. It need not
+            exist yet where another step will make it.
+        dataset: The data set's description, where it is one.
+        trust_remote_code: Whether a model's own code may run.
+    """
+
+    name: str
+    kind: InputKind
+    digest: str
+    path: Path
+    dataset: DatasetSpec | None = None
+    trust_remote_code: bool = False
+
+
+StepInputs = Mapping[str, ResolvedInput]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how a step runs.
+
+    Attributes:
+        work_folder: What is written here becomes the artifact.
+        scratch_folder: Survives a kill for the next run; never part of the artifact.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: CPU threads for torch; None leaves torch's choice.
+        progress: Hears of the step's advance.
+    """
+
+    work_folder: Path
+    scratch_folder: Path
+    device: str
+    threads: int | None
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step reports; the executor seals it with the files into an artifact."""
+
+    metrics: dict[str, JsonValue] = field(default_factory=dict)
+    layers: list[LayerError] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough needs of a step: bytes of RAM and disk, floating-point operations."""
+
+    ram_bytes: int
+    disk_bytes: int
+    flops: float
+
+
+class StepBase(BaseModel, ABC):
+    """A step of a recipe. Subclasses add fields and `uses: Literal[...]`.
+
+    Class attributes:
+        step_version: Raised when the same settings would give another result.
+        produces: The kind of artifact.
+        is_gate: Whether consumers of `model` must wait for this step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    step_version: ClassVar[int] = 1
+    produces: ClassVar[ArtifactKind]
+    is_gate: ClassVar[bool] = False
+
+    needs: tuple[str, ...] = Field((), description="Steps to wait for without reading them.")
+    when_unavailable: Literal["fail", "defer", "skip"] = Field(
+        "fail", description="What to do where a tool or device that the step needs is missing."
+    )
+    ungated: bool = Field(
+        False, description="Do not wait for the gates on this step's inputs; recorded."
+    )
+
+    @property
+    def type_name(self) -> str:
+        """The step type as recipes write it, such as `quantize.gptq`."""
+        return str(getattr(self, "uses"))  # noqa: B009 - declared by every subclass
+
+    @classmethod
+    def input_fields(cls) -> dict[str, InputRef]:
+        """Returns the fields that hold names, with what each accepts."""
+        return _fields_marked(cls, InputRef)
+
+    def input_names(self) -> dict[str, str]:
+        """Returns field → name for the inputs that are given."""
+        names = {name: getattr(self, name) for name in self.input_fields()}
+        return {name: value for name, value in names.items() if value is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """Returns every field but the inputs and what only orders the run."""
+        left_out = {"uses", "needs", "when_unavailable", *self.input_fields()}
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude=left_out)
+        if not self.ungated:
+            del settings["ungated"]
+        return settings
+
+    def identity_settings(self) -> dict[str, Any]:
+        """Returns the settings that decide what comes out."""
+        passive = _fields_marked(type(self), NotIdentity)
+        return {name: value for name, value in self.settings().items() if name not in passive}
+
+    def identity_packages(self) -> tuple[str, ...]:
+        """Names the libraries whose version changes the numbers."""
+        return ("torch", "transformers", "tokenizers")
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Refuses, without torch and before any work, what can't be done or served.
+
+        Only inputs that exist already can be looked at.
+
+        Raises:
+            InputError: An input is unsuitable.
+            IncompatibleError: The result could not be packed or served as asked.
+        """
+
+    def estimate(self, inputs: StepInputs) -> Estimate | None:
+        """Estimates what the step needs, from shapes alone; None where it can't yet."""
+        del inputs
+        return None
+
+    def check(self, artifact: Artifact) -> None:
+        """Judges the finished artifact, made now or found in the store.
+
+        Raises:
+            GateFailed: It misses a requirement.
+        """
+
+    @abstractmethod
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Does the work, into `context.work_folder`."""
+
+
+def _fields_marked(cls: type[BaseModel], mark: type[Mark]) -> dict[str, Mark]:
+    return {
+        name: entry
+        for name, info in cls.model_fields.items()
+        for entry in info.metadata
+        if isinstance(entry, mark)
+    }

@@ -1,0 +1,86 @@
+"""Fields and preflight that perplexity and gates share: which model is scored on what."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.data.documents import read_documents
+from llmopt.errors import IncompatibleError
+from llmopt.serving.target import Target
+from llmopt.steps.base import InputRef, StepBase, StepInputs
+from llmopt.steps.quantize_fields import MAX_PREFLIGHT_BYTES
+
+AnyModelName = Annotated[str, InputRef(("checkpoint", "quantized_checkpoint"))]
+OptionalModelName = Annotated[str | None, InputRef(("checkpoint", "quantized_checkpoint"))]
+DEFAULT_MAX_LENGTH = 2048
+
+
+class ScoringFields(StepBase):
+    """Base of the steps that score models on documents."""
+
+    produces: ClassVar[ArtifactKind] = "evaluation"
+
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description="Tokens the model sees at once (default: the data set's seq_len, else 2048, "
+        "at most what the model allows).",
+    )
+    stride: int | None = Field(
+        None, ge=1, description="Tokens between windows (default: half of max_length)."
+    )
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Opens the models that exist already and the data."""
+        del target
+        opened = []
+        for field in ("model", "baseline"):
+            if field in inputs and inputs[field].path.exists():
+                checkpoint = Checkpoint.open(inputs[field].path)
+                checkpoint.require_tokenizer()
+                opened.append(checkpoint)
+        for checkpoint in opened:
+            choose_window(self, inputs, checkpoint)
+        check_same_vocabulary(opened)
+        if "data" in inputs:
+            data = inputs["data"]
+            if data.path.stat().st_size <= MAX_PREFLIGHT_BYTES and data.dataset is not None:
+                read_documents(data.path, data.dataset.field)
+
+
+def check_same_vocabulary(checkpoints: list[Checkpoint]) -> None:
+    """Refuses to compare models whose next-token distributions differ in length.
+
+    Raises:
+        IncompatibleError: They do.
+    """
+    sizes = {checkpoint.config.vocab_size for checkpoint in checkpoints}
+    if len(sizes) > 1:
+        described = " and ".join(f"{c.folder} ({c.config.vocab_size})" for c in checkpoints)
+        raise IncompatibleError(
+            f"models with different vocabularies can't be compared: {described}"
+        )
+
+
+def choose_window(
+    step: ScoringFields, inputs: StepInputs, checkpoint: Checkpoint
+) -> tuple[int, int]:
+    """Returns (max_length, stride) in tokens.
+
+    Raises:
+        IncompatibleError: They exceed what the model allows, or leave tokens without context.
+    """
+    limit = checkpoint.config.max_position_embeddings
+    spec = inputs["data"].dataset if "data" in inputs else None
+    asked = step.max_length or (spec.seq_len if spec is not None else None)
+    if asked is not None and asked > limit:
+        raise IncompatibleError(
+            f"max_length {asked} exceeds max_position_embeddings {limit} of {checkpoint.folder}"
+        )
+    max_length = asked or min(DEFAULT_MAX_LENGTH, limit)
+    stride = step.stride or max_length // 2
+    if stride >= max_length:
+        raise IncompatibleError(f"stride {stride} must be below max_length {max_length}")
+    return max_length, stride

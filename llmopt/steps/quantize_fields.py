@@ -1,0 +1,121 @@
+"""Fields and checks that every integer weight quantisation shares."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.data.documents import read_documents
+from llmopt.errors import IncompatibleError
+from llmopt.serving.preflight import check_servable
+from llmopt.serving.target import Target
+from llmopt.steps.base import InputRef, NotIdentity, ResolvedInput, StepBase, StepInputs
+
+ModelName = Annotated[str, InputRef(("checkpoint",))]
+DataName = Annotated[str, InputRef(("dataset",))]
+OptionalDataName = Annotated[str | None, InputRef(("dataset",))]
+MAX_PREFLIGHT_BYTES = 50_000_000  # larger data sets are read when the step runs
+
+
+class QuantizeFields(StepBase):
+    """Base of the steps that write packed integers."""
+
+    produces: ClassVar[ArtifactKind] = "quantized_checkpoint"
+
+    model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
+    bits: Literal[4, 8] = Field(4, description="Bits per weight.")
+    group_size: Literal[-1, 32, 64, 128] = Field(
+        128, description="Input features that share a scale; -1 is one per output channel."
+    )
+    sym: bool = Field(True, description="Symmetric grid, fixed zero point.")
+    format: QuantFormat = Field(
+        "gptq", description="gptq (version 1) or compressed-tensors (pack-quantized)."
+    )
+    activation_memory_gb: Annotated[float, NotIdentity()] = Field(
+        8.0, gt=0, description="Calibration activations kept in memory; the rest goes to disk."
+    )
+
+    @property
+    @abstractmethod
+    def scheme(self) -> QuantScheme:
+        """The quantisation scheme that the fields describe."""
+
+    def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
+        """Opens the model and refuses what can't be quantised.
+
+        Raises:
+            InputError: Unsupported, corrupt, or quantised already.
+            IncompatibleError: A layer's shape does not fit the scheme.
+        """
+        model = inputs["model"]
+        checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
+        checkpoint.require_unquantized()
+        check_shapes(checkpoint.config, self.scheme)
+        return checkpoint
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Checks model, shapes, data and target without torch."""
+        if "model" not in inputs or not inputs["model"].path.exists():
+            return  # made by an earlier step, or not downloaded yet
+        checkpoint = self.open_checkpoint(inputs)
+        if target is not None:
+            check_servable(checkpoint.config, self.scheme, self.format, target)
+        if "data" in inputs:
+            checkpoint.require_tokenizer()
+            check_data(checkpoint.config, inputs["data"])
+
+
+def check_shapes(config: ModelConfig, scheme: QuantScheme) -> None:
+    """Refuses a scheme that does not fit the model's linear layers.
+
+    Raises:
+        IncompatibleError: Names the layers and what would fit.
+    """
+    faults = list(_shape_faults(config, scheme))
+    if faults:
+        fitting = [
+            size
+            for size in (128, 64, 32, -1)
+            if not list(_shape_faults(config, QuantScheme(scheme.bits, size)))
+        ]
+        remedy = f"use group_size {' or '.join(map(str, fitting))}" if fitting else None
+        raise IncompatibleError("; ".join(faults), remedy=remedy)
+
+
+def _shape_faults(config: ModelConfig, scheme: QuantScheme) -> Iterator[str]:
+    for layer, (out_features, in_features) in config.linear_shapes().items():
+        if scheme.group_size > 0 and in_features % scheme.group_size:
+            yield (
+                f"{layer} has {in_features} input features, "
+                f"not a multiple of group_size {scheme.group_size}"
+            )
+        for count, side in ((in_features, "input"), (out_features, "output")):
+            if count % scheme.num_packed:
+                yield (
+                    f"{layer} has {count} {side} features, not a multiple of "
+                    f"{scheme.num_packed} ({scheme.bits}-bit integers per 32-bit word)"
+                )
+
+
+def check_data(config: ModelConfig, data: ResolvedInput) -> None:
+    """Refuses data that can't calibrate this model.
+
+    Raises:
+        IncompatibleError: seq_len is longer than the model's context.
+        InputError: The file can't be read.
+    """
+    spec = data.dataset
+    limit = config.max_position_embeddings
+    if spec is not None and spec.seq_len is not None and spec.seq_len > limit:
+        raise IncompatibleError(
+            f"data set {data.name}: seq_len {spec.seq_len} exceeds the model's "
+            f"max_position_embeddings {limit}"
+        )
+    if spec is not None and data.path.stat().st_size <= MAX_PREFLIGHT_BYTES:
+        read_documents(data.path, spec.field)

@@ -1,0 +1,38 @@
+"""`quantize.rtn`: round-to-nearest, the baseline to beat."""
+
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
+from llmopt.steps.estimates import estimate_quantization
+from llmopt.steps.quantize_fields import OptionalDataName, QuantizeFields
+
+
+class QuantizeRtn(QuantizeFields):
+    """Rounds every weight to its nearest grid point."""
+
+    uses: Literal["quantize.rtn"]
+    data: OptionalDataName = Field(
+        None, description="Only to measure each layer's output error; rounding ignores it."
+    )
+
+    @property
+    def scheme(self) -> QuantScheme:
+        """The quantisation scheme that the fields describe."""
+        return QuantScheme(self.bits, self.group_size, self.sym)
+
+    def estimate(self, inputs: StepInputs) -> Estimate | None:
+        """Estimates needs from the model's shapes and the data set's size."""
+        return estimate_quantization(self, inputs)
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Rounds the model block by block."""
+        from llmopt.quant.rounding import solve_rtn  # noqa: PLC0415 - torch
+        from llmopt.steps.quantize_run import run_quantization, torch_dtype  # noqa: PLC0415
+
+        checkpoint = self.open_checkpoint(inputs)
+        solve = partial(solve_rtn, scheme=self.scheme, scale_dtype=torch_dtype(checkpoint))
+        return run_quantization(self, checkpoint, solve, inputs.get("data"), context)

@@ -1,0 +1,91 @@
+"""The run of every integer quantisation; imports torch, so only a step's `run()` imports it."""
+
+import time
+
+import torch
+
+from llmopt import __version__
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
+from llmopt.checkpoint.quantization_config import (
+    build_compressed_tensors_config,
+    build_gptq_config,
+)
+from llmopt.data.calibration_windows import CalibrationWindows, build_windows
+from llmopt.data.documents import read_documents
+from llmopt.data.tokenization import DocumentTokenizer
+from llmopt.quant.block_pass import Solver
+from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
+from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.device import select_device
+from llmopt.steps.quantize_fields import QuantizeFields, check_data
+
+BYTES_PER_GB = 1_000_000_000
+
+
+def torch_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Returns the checkpoint's dtype as torch's."""
+    dtype: torch.dtype = getattr(torch, checkpoint.dtype)
+    return dtype
+
+
+def run_quantization(
+    step: QuantizeFields,
+    checkpoint: Checkpoint,
+    solve: Solver,
+    data: ResolvedInput | None,
+    context: RunContext,
+) -> Outcome:
+    """Quantises every block and writes the checkpoint."""
+    device = select_device(context)
+    started = time.perf_counter()
+    windows = None if data is None else load_windows(checkpoint, data)
+    prepared = time.perf_counter()
+    journal = quantize_blocks(
+        QuantizeJob(
+            checkpoint=checkpoint,
+            solve=solve,
+            format=step.format,
+            windows=windows,
+            scratch=context.scratch_folder,
+            device=device,
+            activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
+            progress=context.progress,
+        )
+    )
+    quantized = time.perf_counter()
+    config = build_compressed_tensors_config(step.scheme)
+    if step.format == "gptq":
+        damp = getattr(step, "damp_percent", None)
+        config = build_gptq_config(
+            step.scheme, damp_percent=damp, quantizer=f"llmopt:{__version__}"
+        )
+    write_quantized_checkpoint(checkpoint, journal.packed_tensors(), config, context.work_folder)
+    written = time.perf_counter()
+    size_bytes = sum(path.stat().st_size for path in context.work_folder.glob("*.safetensors"))
+    worst = min(journal.errors, key=lambda e: float("inf") if e.snr_db is None else e.snr_db)
+    return Outcome(
+        metrics={
+            "weights_bytes": size_bytes,
+            "source_weights_bytes": checkpoint.weight_bytes(),
+            "calibration_tokens": 0 if windows is None else windows.num_tokens,
+            "lowest_snr_db": worst.snr_db,
+            "lowest_snr_layer": worst.layer,
+        },
+        layers=journal.errors,
+        timings={
+            "prepare_s": round(prepared - started, 3),
+            "quantize_s": round(quantized - prepared, 3),
+            "write_s": round(written - quantized, 3),
+        },
+    )
+
+
+def load_windows(checkpoint: Checkpoint, data: ResolvedInput) -> CalibrationWindows:
+    """Reads and tokenises a calibration set with the model's own tokenizer."""
+    assert data.dataset is not None
+    checkpoint.require_tokenizer()
+    check_data(checkpoint.config, data)
+    tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
+    documents = read_documents(data.path, data.dataset.field)
+    return build_windows(documents, tokenizer, data.dataset)
