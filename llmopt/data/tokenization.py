@@ -1,5 +1,6 @@
 """Turns documents into token ids, the beginning-of-sequence token exactly once in each."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class DocumentTokenizer:
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
+        # Documents may be longer than the model: windows are cut afterwards, so no warning.
+        self._tokenizer.model_max_length = sys.maxsize
         self.bos_id: int | None = self._tokenizer.bos_token_id
         self.eos_id: int | None = self._tokenizer.eos_token_id
         # What the tokenizer does by default decides whether this family uses BOS at all.

@@ -13,7 +13,8 @@ Response: {"token_ids": [[int, ...], ...],       one list per prompt, in the req
            "load_s": float}                      seconds from the checkpoint to a ready engine
 
 A checkpoint that vLLM refuses ends in its own traceback on stderr and exit status 1; no response
-is written then. The engine lives in this process: no server, no port, nothing left behind.
+is written then. The engine lives in this process (gloo's group of one listens on loopback while it
+runs): no server, nothing left behind.
 """
 
 import json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
 
 ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # the steps of tiny models are too small to share out
     "VLLM_CACHE_ROOT": str(Path(sys.prefix) / "cache"),
@@ -36,6 +38,7 @@ ENVIRONMENT = {
     "VLLM_CPU_INT4_W4A8": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",

@@ -1,0 +1,51 @@
+"""Fixtures shared by all tests: models are made once per session, never downloaded."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.models import REPOSITORY, TINY_MODEL, make_model, write_documents
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The trained model in examples/."""
+    return TINY_MODEL
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 3 blocks, hidden 128, bf16; do not write into it."""
+    return make_model(tmp_path_factory.mktemp("models") / "random-llama")
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small JSONL calibration file; do not write into it."""
+    return write_documents(tmp_path_factory.mktemp("data") / "documents.jsonl")
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """Runs the real `llmopt` in a process of its own, in tmp_path; returns the finished process."""
+
+    def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "llmopt", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
+        )
+
+    return run
