@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Makes .venvs/gptqmodel: the peer that benchmarks/ compares with. A benchmark tool only.
 #
-#   environments/gptqmodel.sh            build it, or return at once when script and pins are unchanged
-#   environments/gptqmodel.sh --relock   resolve the newest requirements and rewrite the pins
+#   environments/gptqmodel.sh            build it, or return at once when nothing here changed
+#   environments/gptqmodel.sh --relock   resolve anew and rewrite the pins, then build
 #
 # The pins are installed as they stand, without resolving, because gptqmodel asks for torch 2.14 and
 # works with the torch 2.13 that llmopt is measured on. torch 2.13.0+cpu comes from wherever pip is
-# set to look; gptqmodel and five of its requirements are built from source (a C compiler is needed).
+# set to look; gptqmodel and five requirements are built from source, which takes a C compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

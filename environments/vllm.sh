@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes .venvs/vllm: the real vLLM on CPU, which the tests load checkpoints with. A test tool only.
 #
-#   environments/vllm.sh            build it, or return at once when script and pins are unchanged
-#   environments/vllm.sh --relock   resolve the newest requirements and rewrite the pins, then build
+#   environments/vllm.sh            build it, or return at once when nothing here changed
+#   environments/vllm.sh --relock   resolve anew and rewrite the pins, then build
 #
 # The pins are installed as they stand, without resolving, because the wheel's own metadata also
 # asks for torchaudio, torchvision and torchcodec (not needed for text) and, through xgrammar, for

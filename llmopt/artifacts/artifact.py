@@ -64,8 +64,8 @@ def _find_file_fault(folder: Path, entry: FileEntry) -> str | None:
     return None
 
 
-def describe_files(folder: Path) -> list[FileEntry]:
-    """Lists and hashes every file of a folder but the manifest itself."""
+def describe_files(folder: Path, leave_out: str | None = None) -> list[FileEntry]:
+    """Lists and hashes every file of a folder but the manifest and a folder left out."""
     return [
         FileEntry(
             path=name,
@@ -73,5 +73,5 @@ def describe_files(folder: Path) -> list[FileEntry]:
             sha256=digest_file(folder / name),
         )
         for name in list_files(folder)
-        if name != MANIFEST_NAME
+        if name != MANIFEST_NAME and Path(name).parts[0] != leave_out
     ]

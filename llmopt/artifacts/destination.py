@@ -1,17 +1,19 @@
 """Where a step's work goes while it is made and when it is whole: a store, or a given folder."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from llmopt.artifacts.artifact import Artifact
-from llmopt.artifacts.files import clear_folder, flush_folder, list_files
+from llmopt.artifacts.files import clear_folder, flush_folder, write_text_atomically
 from llmopt.artifacts.locking import hold_lock
 from llmopt.errors import RecipeError
 
 PARTIAL_NAME = ".llmopt-partial"
 IDENTITY_NAME = "identity"
+WORK_NAME = "work"
 
 
 class Destination(Protocol):
@@ -41,9 +43,9 @@ class FolderDestination:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+        self.folder = folder.resolve()  # a link to a folder could not be renamed over
         self._partial = self.folder / PARTIAL_NAME
-        self._handover = self.folder.with_name(f".{self.folder.name}.llmopt-handover")
+        self._handover = self.folder.parent / f".{self.folder.name}.llmopt-handover"
 
     def find(self, identity: str) -> Artifact | None:
         """Finds nothing: an explicit folder is made anew or resumed, never reused."""
@@ -60,14 +62,18 @@ class FolderDestination:
             return
         if not self.folder.is_dir():
             raise RecipeError(f"output {self.folder} is a file", remedy="name a folder with -o")
+        if self.folder.is_mount():
+            raise RecipeError(
+                f"output folder {self.folder} is a mount point, which nothing can be renamed over",
+                remedy=f"name a folder inside it: -o {self.folder / 'model'}",
+            )
         others = [path.name for path in self.folder.iterdir() if path.name != PARTIAL_NAME]
         if others:
             raise RecipeError(
                 f"output folder {self.folder} is not empty (it holds {sorted(others)[0]!r})",
                 remedy="name an empty or a new folder with -o",
             )
-        mark = self._partial / IDENTITY_NAME
-        if self._partial.exists() and (not mark.exists() or mark.read_text() != identity):
+        if self._holds_other_work(self._partial, identity):
             raise RecipeError(
                 f"output folder {self.folder} holds the unfinished work of another step "
                 "or of other settings",
@@ -78,39 +84,45 @@ class FolderDestination:
         """Holds the folder against other processes."""
         del identity
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return hold_lock(self.folder.with_name(f".{self.folder.name}.llmopt-lock"), on_wait)
+        return hold_lock(self.folder.parent / f".{self.folder.name}.llmopt-lock", on_wait)
 
     def open_workspace(self, identity: str) -> Path:
         """Checks the folder and returns the workspace inside it."""
-        if (self._handover / "work").exists():
-            self._finish_handover(identity)
+        if self._handover.exists():
+            self._take_back_handover()
         self.check(identity)
-        work = self._partial / "work"
-        work.mkdir(parents=True, exist_ok=True)
-        (self._partial / IDENTITY_NAME).write_text(identity)
+        work = self._partial / WORK_NAME
+        if not work.exists():
+            # The mark stands before there is work, so that work is never without one.
+            self._partial.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self._partial / IDENTITY_NAME, identity)
+            work.mkdir()
         return work
 
     def discard_workspace(self, identity: str) -> None:
         """Empties the workspace."""
         del identity
-        clear_folder(self._partial / "work")
+        clear_folder(self._partial / WORK_NAME)
 
     def publish(self, identity: str) -> Artifact:
         """Moves the finished work over the (then empty) folder."""
+        del identity
         flush_folder(self._partial)
         self._partial.rename(self._handover)
-        (self._handover / "work").rename(self.folder)
-        self._drop_handover()
-        del identity
+        (self._handover / WORK_NAME).rename(self.folder)
+        shutil.rmtree(self._handover)
         return Artifact.open(self.folder)
 
-    def _finish_handover(self, identity: str) -> None:
-        """Takes back work that was interrupted between publish's two renames."""
-        if (self._handover / IDENTITY_NAME).read_text() == identity:
+    def _take_back_handover(self) -> None:
+        """Undoes what a publish that was killed between its renames left beside the folder."""
+        if (self._handover / WORK_NAME).exists() and not self._partial.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not list_files(self.folder):
-                self._handover.rename(self._partial)
+            self._handover.rename(self._partial)
+        else:
+            shutil.rmtree(self._handover)
 
-    def _drop_handover(self) -> None:
-        (self._handover / IDENTITY_NAME).unlink(missing_ok=True)
-        self._handover.rmdir()
+    @staticmethod
+    def _holds_other_work(partial: Path, identity: str) -> bool:
+        mark = partial / IDENTITY_NAME
+        has_work = (partial / WORK_NAME).exists()
+        return has_work and (not mark.exists() or mark.read_text() != identity)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             sha.update(chunk)
     return sha.hexdigest()
+
+
+def checksum_file(path: Path) -> int:
+    """Returns the CRC-32 of a file's bytes: finds damage, at a fraction of a digest's cost."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 class FileHasher:

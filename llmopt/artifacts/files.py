@@ -23,8 +23,13 @@ def flush_folder(folder: Path) -> None:
     """Forces every file and folder below `folder` to the disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            _fsync(Path(parent) / name, os.O_RDONLY)
+            flush_file(Path(parent) / name)
         _fsync(Path(parent), os.O_RDONLY | os.O_DIRECTORY)
+
+
+def flush_file(path: Path) -> None:
+    """Forces one file's contents to the disk."""
+    _fsync(path, os.O_RDONLY)
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -28,14 +28,17 @@ def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def is_locked(path: Path) -> bool:
-    """Tells whether a process holds the lock now."""
-    if not path.exists():
-        return False
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Holds a file lock if no process holds it now; yields whether it does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return True
-    lock.release()
-    return False
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -22,9 +22,11 @@ from llmopt.artifacts.files import (
     folder_size_bytes,
     write_text_atomically,
 )
-from llmopt.artifacts.locking import hold_lock, is_locked
+from llmopt.artifacts.locking import hold_lock, try_lock
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.errors import InputError
+
+REPLACED_SUFFIX = ".replaced"
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,7 @@ class Store:
         final = self.artifact_path(identity)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
-            discarded = self.root / "partial" / f"{identity}.replaced"
-            clear_folder(discarded)
-            final.rename(discarded / "old")
+            discarded = self._set_aside(final)
             partial.rename(final)
             shutil.rmtree(discarded)
         else:
@@ -113,10 +113,14 @@ class Store:
         for kind in ("artifacts", "partial"):
             folder = self.root / kind
             for path in sorted(folder.iterdir()) if folder.exists() else []:
+                try:
+                    size_bytes = folder_size_bytes(path)
+                except FileNotFoundError:
+                    continue  # published, resumed or removed by another process just now
                 yield StoreEntry(
                     identity=path.name,
                     path=path,
-                    size_bytes=folder_size_bytes(path),
+                    size_bytes=size_bytes,
                     artifact=_open_or_none(path) if kind == "artifacts" else None,
                     links=tuple(links.get(path.resolve(), [])),
                 )
@@ -129,13 +133,29 @@ class Store:
         """
         removed = []
         for entry in self.entries():
-            identity = entry.identity.removesuffix(".replaced")
-            if entry.links or is_locked(self._lock_path(identity)):
-                continue
-            removed.append(entry)
-            if not dry_run:
-                shutil.rmtree(entry.path)
+            lock = self._lock_path(entry.identity.removesuffix(REPLACED_SUFFIX))
+            with try_lock(lock) as is_free:
+                # Looked up again under the lock: a run may just have made, or linked, it.
+                links = self._links_by_target().get(entry.path.resolve())
+                if not is_free or links or not entry.path.exists():
+                    continue
+                removed.append(entry)
+                if not dry_run:
+                    self._remove(entry.path)
         return removed
+
+    def _remove(self, path: Path) -> None:
+        """Removes a folder of the store; an artifact is out of sight before its first file goes."""
+        if path.parent.name == "artifacts":
+            path = self._set_aside(path)
+        shutil.rmtree(path)
+
+    def _set_aside(self, final: Path) -> Path:
+        """Moves an artifact out of sight in one step; returns the folder to remove."""
+        discarded = self._partial_path(final.name + REPLACED_SUFFIX)
+        clear_folder(discarded)
+        final.rename(discarded / "old")
+        return discarded
 
     def _links_by_target(self) -> dict[Path, list[Path]]:
         links: dict[Path, list[Path]] = {}

@@ -65,12 +65,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for name in names
     ]
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(_build_header(specs))
-        for name in names:
-            data = tensors[name].detach().cpu().contiguous()
-            file.write(_as_bytes(data))
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(_build_header(specs))
+            for name in names:
+                data = tensors[name].detach().cpu().contiguous()
+                file.write(_as_bytes(data))
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk a half file only takes more room
+        raise
 
 
 def copy_tensors(entries: Mapping[str, TensorEntry], target: Path) -> None:

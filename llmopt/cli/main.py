@@ -26,22 +26,38 @@ def main() -> NoReturn:
     except Interrupted:
         sys.stderr.write("\ninterrupted; repeat the same command to go on where it stopped\n")
         _leave(EXIT_INTERRUPTED)
-    except LlmoptError as error:
-        sys.stderr.write(redact(f"{error.title}: {error}\n"))
-        _leave(error.exit_code)
-    except Exception:  # noqa: BLE001 - the catch-all of the whole program
-        sys.stderr.write(redact(traceback.format_exc()))
-        sys.stderr.write(
-            "this is a bug in llmopt: please report it with the lines above and the output of "
-            "`llmopt doctor`\n"
-        )
-        _leave(EXIT_BUG)
+    except Exception as error:  # noqa: BLE001 - the catch-all of the whole program
+        _leave(_report(error))
     _leave(0)
+
+
+def _report(error: Exception) -> int:
+    """Prints an error and returns its exit code."""
+    from llmopt.recipe.resources import explain_failure  # noqa: PLC0415 - seldom needed
+
+    known = error if isinstance(error, LlmoptError) else explain_failure(error)
+    if known is not None:
+        sys.stderr.write(redact(f"{known.title}: {known}\n"))
+        return known.exit_code
+    sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    sys.stderr.write(
+        "this is a bug in llmopt: please report it with the lines above and the output of "
+        "`llmopt doctor`\n"
+    )
+    return EXIT_BUG
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     del signum, frame
+    # A second signal must not end the farewell of the first with a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_again)
     raise Interrupted
+
+
+def _interrupt_again(signum: int, frame: FrameType | None) -> NoReturn:
+    del signum, frame
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _leave(code: int) -> NoReturn:

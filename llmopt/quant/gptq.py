@@ -15,7 +15,7 @@ Shapes: I = in_features, R = rows (out_features of all stacked layers), G = grou
 C = columns of one group, B = columns of one block.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,14 +76,16 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
         NumericalError: H holds NaN or infinity, or is not positive definite even at
             `max_damp_percent`.
     """
-    W_IR = W_RI.T.to(H_II.dtype).contiguous()
+    W_IR = W_RI.T.to(H_II.dtype, copy=True, memory_format=torch.contiguous_format)
     dead_I = H_II.diagonal() == 0
+    dropped_R = W_IR[dead_I].square().sum(0)
     W_IR[dead_I] = 0  # an input that is always zero: its weights are free, as in the paper's code
     order = order_columns(H_II.diagonal(), options.scheme, options.act_group_aware)
     signal_R = _output_power(W_IR, H_II)
     factor = factorize(_permute(H_II, order, dead_I), options)
     W_IR = W_IR if order.is_identity else W_IR[order.perm_I]
-    return _round_columns(W_IR, factor, order, options, signal_R)
+    solution = _round_columns(W_IR, factor, order, options, signal_R)
+    return replace(solution, squared_error_R=solution.squared_error_R + dropped_R)
 
 
 def factorize(H_II: Tensor, options: GptqOptions) -> Factor:
@@ -103,14 +105,14 @@ def factorize(H_II: Tensor, options: GptqOptions) -> Factor:
         L_II, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not int(info):
             break
-        tried, retries = damp, retries + 1
-        damp = max(damp * DAMP_GROWTH, FIRST_RAISED_DAMP)
-        if damp > options.max_damp_percent:
+        if damp >= options.max_damp_percent:
             raise NumericalError(
-                f"the Hessian is not positive definite at damp_percent {tried:g} "
+                f"the Hessian is not positive definite at damp_percent {damp:g} "
                 f"(max_damp_percent is {options.max_damp_percent:g})",
                 remedy="calibrate with more tokens, or raise max_damp_percent",
             )
+        raised = max(damp * DAMP_GROWTH, FIRST_RAISED_DAMP)
+        damp, retries = min(raised, options.max_damp_percent), retries + 1
     R_II = L_II.flip(0, 1)  # upper triangular, H = R R^T
     roots_I = R_II.diagonal()
     return Factor((R_II / roots_I).T.contiguous(), roots_I**2, damp * mean, damp, retries)
@@ -141,7 +143,8 @@ def _round_columns(
     loss_R = W_IR.new_zeros(num_rows)
     for start, stop, group in order.spans:
         C_CR = _feed_back(W_IR, E_IR, factor.U_T, start, stop)
-        grid = fit_grid(C_CR, scheme, options.scale_dtype)
+        weights_CR = _spread_inside(W_IR, C_CR, factor.U_T, start, stop)
+        grid = fit_grid(weights_CR, scheme, options.scale_dtype)
         scales_GR[group], zeros_GR[group] = grid.scale_R, grid.zero_R.to(torch.uint8)
         for first in range(start, stop, BLOCK_COLUMNS):
             last = min(first + BLOCK_COLUMNS, stop)
@@ -175,6 +178,19 @@ def _feed_back(W_IR: Tensor, E_IR: Tensor, U_T: Tensor, first: int, last: int) -
     if first == 0:
         return W_IR[first:last].clone()
     return torch.addmm(W_IR[first:last], U_T[first:last, :first], E_IR[:first])
+
+
+def _spread_inside(W_IR: Tensor, C_CR: Tensor, U_T: Tensor, first: int, last: int) -> Tensor:
+    """Returns a group's weights as the paper has them when its first column is reached.
+
+    There, the errors so far are spread over all columns not yet rounded as is best for them
+    together. C_CR lacks what the group's own columns, moved by that, mean for those after them.
+    """
+    if first == 0:
+        return C_CR
+    W_CR, U_CC = W_IR[first:last], U_T[first:last, first:last]
+    change_CR = torch.linalg.solve_triangular(U_CC, C_CR - W_CR, upper=False, unitriangular=True)
+    return change_CR.add_(W_CR)
 
 
 def _round_block(

@@ -2,36 +2,73 @@
 
     block-00004.safetensors   the packed layers of block 4
     hidden-00005.safetensors  the residual stream that block 5 reads, one tensor per batch
-    journal.json              how many blocks are done, and the error ledger; written last
+    journal.json              how many blocks are done, the error ledger, and size and CRC-32
+                              of the files above; written last
 
-A block counts once the journal names it, so a kill at any moment costs one block at most.
+A block counts once the journal names it, so a kill at any moment costs one block at most. The
+files are on the disk before the journal vouches for them, so that holds for a power cut too; a
+journal whose files are not what it says is thrown away (`Journal.damage`).
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.digest import checksum_file
+from llmopt.artifacts.files import clear_folder, flush_file, write_text_atomically
 from llmopt.artifacts.manifest import LayerError
 from llmopt.checkpoint.safetensors_header import TensorEntry, read_header
 from llmopt.checkpoint.tensor_files import read_tensor, write_tensors
 
 
+class _FileState(BaseModel):
+    """What a file must be for its contents to count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int
+    crc32: int
+
+
+class _State(BaseModel):
+    """The contents of `journal.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_done: int
+    errors: list[LayerError]
+    files: dict[str, _FileState]
+
+
 class Journal:
-    """The progress of one quantisation inside its scratch folder."""
+    """The progress of one quantisation inside its scratch folder.
+
+    Attributes:
+        damage: Why an earlier run's work could not be trusted and was thrown away; None where
+            there was none, or it is whole.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / "journal.json"
-        self.num_done = 0
-        self.errors: list[LayerError] = []
-        if self._path.exists():
-            state = json.loads(self._path.read_text(encoding="utf-8"))
-            self.num_done = int(state["num_done"])
-            self.errors = [LayerError.model_validate(row) for row in state["errors"]]
+        self._state = _State(num_done=0, errors=[], files={})
+        self.damage = self._load()
+        if self.damage is not None:
+            clear_folder(folder)
+
+    @property
+    def num_done(self) -> int:
+        """How many blocks are finished."""
+        return self._state.num_done
+
+    @property
+    def errors(self) -> list[LayerError]:
+        """The error ledger of the finished blocks."""
+        return self._state.errors
 
     def record(
         self,
@@ -40,30 +77,67 @@ class Journal:
         hidden: Iterable[Tensor] | None,
     ) -> None:
         """Commits one more block: its packed tensors, its errors, the data after it."""
-        write_tensors(self._block_path(self.num_done), tensors)
+        state = self._state
+        files = dict(state.files)
+        self._write(_block_name(state.num_done), tensors, files)
         if hidden is not None:
-            state = {f"{index:05d}": batch for index, batch in enumerate(hidden)}
-            write_tensors(self._hidden_path(self.num_done + 1), state)
-        self.errors += errors
-        self.num_done += 1
-        rows = [error.model_dump() for error in self.errors]
-        write_text_atomically(self._path, json.dumps({"num_done": self.num_done, "errors": rows}))
-        self._hidden_path(self.num_done - 1).unlink(missing_ok=True)
+            batches = {f"{index:05d}": batch for index, batch in enumerate(hidden)}
+            self._write(_hidden_name(state.num_done + 1), batches, files)
+        files.pop(_hidden_name(state.num_done), None)
+        self._state = _State(
+            num_done=state.num_done + 1, errors=[*state.errors, *errors], files=files
+        )
+        write_text_atomically(self._path, json.dumps(self._state.model_dump()))
+        (self._folder / _hidden_name(state.num_done)).unlink(missing_ok=True)
 
     def read_hidden(self) -> list[Tensor]:
         """Reads the residual stream that the next block takes, one tensor per batch."""
-        header = read_header(self._hidden_path(self.num_done))
+        header = read_header(self._folder / _hidden_name(self.num_done))
         return [read_tensor(entry) for _, entry in sorted(header.items())]
 
     def packed_tensors(self) -> dict[str, TensorEntry]:
         """Returns where the packed tensors of all finished blocks lie."""
         entries: dict[str, TensorEntry] = {}
         for block in range(self.num_done):
-            entries |= read_header(self._block_path(block))
+            entries |= read_header(self._folder / _block_name(block))
         return entries
 
-    def _block_path(self, block: int) -> Path:
-        return self._folder / f"block-{block:05d}.safetensors"
+    def _write(self, name: str, tensors: dict[str, Tensor], files: dict[str, _FileState]) -> None:
+        path = self._folder / name
+        write_tensors(path, tensors)
+        flush_file(path)
+        files[name] = _FileState(size=path.stat().st_size, crc32=checksum_file(path))
 
-    def _hidden_path(self, block: int) -> Path:
-        return self._folder / f"hidden-{block:05d}.safetensors"
+    def _load(self) -> str | None:
+        """Takes up an earlier run's state; returns what is wrong with it."""
+        if not self._path.exists():
+            return None
+        try:
+            state = _State.model_validate_json(self._path.read_bytes())
+        except ValidationError:
+            return f"{self._path.name} is torn or of another version"
+        for name, recorded in state.files.items():
+            fault = _find_fault(self._folder / name, recorded)
+            if fault is not None:
+                return f"{name} {fault}"
+        self._state = state
+        return None
+
+
+def _find_fault(path: Path, recorded: _FileState) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != recorded.size:
+        return f"has {size} bytes, {recorded.size} were written"
+    if checksum_file(path) != recorded.crc32:
+        return "has other contents than were written"
+    return None
+
+
+def _block_name(block: int) -> str:
+    return f"block-{block:05d}.safetensors"
+
+
+def _hidden_name(block: int) -> str:
+    return f"hidden-{block:05d}.safetensors"

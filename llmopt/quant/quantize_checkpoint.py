@@ -69,6 +69,8 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
     """
     journal = Journal(job.scratch)
     num_blocks = job.checkpoint.config.num_hidden_layers
+    if journal.damage is not None:
+        job.progress.note(f"unfinished work is damaged, starting anew: {journal.damage}")
     if journal.num_done:
         job.progress.note(f"resumed: {journal.num_done} of {num_blocks} blocks")
     job.progress.start("quantising blocks", num_blocks, journal.num_done)

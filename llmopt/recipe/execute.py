@@ -12,10 +12,16 @@ from typing import Any, Protocol
 from llmopt import __version__
 from llmopt.artifacts.artifact import Artifact, describe_files
 from llmopt.artifacts.destination import Destination
-from llmopt.artifacts.manifest import InputRecord, Manifest, StepRecord, content_digest
+from llmopt.artifacts.manifest import (
+    InputRecord,
+    Manifest,
+    StepRecord,
+    content_digest,
+    read_manifest,
+)
 from llmopt.artifacts.progress import Progress
 from llmopt.artifacts.store import Store
-from llmopt.errors import CapabilityError
+from llmopt.errors import CapabilityError, InputError
 from llmopt.recipe.inputs import installed_versions, preflight
 from llmopt.recipe.plan import Plan, PlannedStep
 from llmopt.recipe.resources import resource_errors
@@ -97,6 +103,16 @@ def _prepare_workspace(work: Path) -> Path:
     return scratch
 
 
+def _is_sealed(work: Path, identity: str) -> bool:
+    """Tells whether a killed run got as far as the manifest, and all it vouches for is there."""
+    try:
+        manifest = read_manifest(work)
+    except InputError:
+        return False
+    files = describe_files(work, leave_out=SCRATCH_NAME)
+    return manifest.identity == identity and manifest.files == files
+
+
 class _Runner:
     """The state of one run."""
 
@@ -131,7 +147,6 @@ class _Runner:
             self._set_aside(planned, error.message)
             return
         self.artifacts[planned.name] = artifact
-        self._link(planned, artifact)
         planned.step.check(artifact)
 
     def _find_blocked(self, planned: PlannedStep) -> str | None:
@@ -149,10 +164,13 @@ class _Runner:
             # Looked up under the lock: another run may have made it while this one waited.
             found = None if planned.forced else self._destination.find(planned.identity)
             if found is not None:
+                self._link(planned, found)
                 self._announce("step_cached", planned, found)
                 return found
             self._listener.event("step_started", step=planned.name, reason=planned.reason)
             artifact = self._make(planned, progress)
+            # Linked under the lock, so that `store gc` never sees it without its link.
+            self._link(planned, artifact)
         self._announce("step_finished", planned, artifact)
         return artifact
 
@@ -172,17 +190,22 @@ class _Runner:
         work = self._destination.open_workspace(planned.identity)
         if planned.forced:
             self._destination.discard_workspace(planned.identity)
+        with resource_errors(work, planned.estimate):
+            if _is_sealed(work, planned.identity):
+                progress.note("resumed: an earlier run finished it, only publishing is left")
+            else:
+                self._work(planned, work, progress)
+            # Only now: until the manifest stands, a killed run goes on from its last block.
+            if (work / SCRATCH_NAME).exists():
+                shutil.rmtree(work / SCRATCH_NAME)
+            return self._destination.publish(planned.identity)
+
+    def _work(self, planned: PlannedStep, work: Path, progress: Progress) -> None:
         scratch = _prepare_workspace(work)
         started = time.perf_counter()
-        with resource_errors(work, planned.estimate):
-            context = RunContext(
-                work, scratch, self._settings.device, self._settings.threads, progress
-            )
-            outcome = planned.step.run(self._made_inputs(planned), context)
-            shutil.rmtree(scratch, ignore_errors=True)
-            total_s = round(time.perf_counter() - started, 3)
-            self._seal(planned, outcome, work, total_s)
-            return self._destination.publish(planned.identity)
+        context = RunContext(work, scratch, self._settings.device, self._settings.threads, progress)
+        outcome = planned.step.run(self._made_inputs(planned), context)
+        self._seal(planned, outcome, work, round(time.perf_counter() - started, 3))
 
     def _made_inputs(self, planned: PlannedStep) -> dict[str, ResolvedInput]:
         """Points inputs at the artifacts that this run made or found."""
@@ -194,7 +217,7 @@ class _Runner:
         }
 
     def _seal(self, planned: PlannedStep, outcome: Outcome, work: Path, total_s: float) -> None:
-        files = describe_files(work)
+        files = describe_files(work, leave_out=SCRATCH_NAME)
         step = planned.step
         Manifest(
             kind=step.produces,

@@ -1,4 +1,4 @@
-"""Turns the system's ways of saying "no more" into one error that says how much was needed."""
+"""Turns the system's ways of saying "no" into errors that say what was needed and what to do."""
 
 import errno
 import re
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import psutil
 
-from llmopt.artifacts.files import format_bytes
-from llmopt.errors import ResourceError
+from llmopt.artifacts.files import folder_size_bytes, format_bytes
+from llmopt.errors import InputError, LlmoptError, ResourceError
 from llmopt.steps.base import Estimate
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# torch raises RuntimeError for memory on both devices; these are its words.
-OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Python, torch (a RuntimeError on both devices) and the dynamic loader each say it differently.
+OUT_OF_MEMORY = re.compile(r"(can't|cannot) allocate memory|not enough memory|out of memory", re.I)
 
 
 @contextmanager
@@ -24,36 +25,65 @@ def resource_errors(work: Path, estimate: Estimate | None) -> Iterator[None]:
 
     Raises:
         ResourceError: Not enough disk or memory, before or during the work.
+        InputError: A file or folder that may not be read or written.
     """
-    free = shutil.disk_usage(work).free
-    if estimate is not None and estimate.disk_bytes > free:
-        raise ResourceError(
-            f"{work} has {format_bytes(free)} free; the step needs about "
-            f"{format_bytes(estimate.disk_bytes)}",
-            remedy="free space, or put the store elsewhere with --store",
-        )
+    _require_disk(work, estimate)
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        known = explain_failure(error, work, estimate)
+        if known is None:
             raise
-        raise ResourceError(
-            f"the disk of {work} is full ({format_bytes(shutil.disk_usage(work).free)} free"
-            f"{_describe_need(estimate)}); nothing was published",
-            remedy="free space and repeat the command; finished blocks are kept",
-        ) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
-        available = format_bytes(psutil.virtual_memory().available)
-        need = "" if estimate is None else f"; about {format_bytes(estimate.ram_bytes)} needed"
-        raise ResourceError(
-            f"out of memory ({available} available now{need}): {error}",
-            remedy="use a smaller seq_len or activation_memory_gb, or a larger machine",
-        ) from error
+        raise known from error
 
 
-def _describe_need(estimate: Estimate | None) -> str:
+def explain_failure(
+    error: Exception, work: Path | None = None, estimate: Estimate | None = None
+) -> LlmoptError | None:
+    """Says in a user's words what the system refused; None for what only a bug can cause."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in DISK_FULL:
+        return _explain_full_disk(work, estimate)
+    if isinstance(error, OSError) and number in NO_ACCESS and error.filename is not None:
+        return InputError(
+            f"{error.filename}: {error.strerror}",
+            remedy="give this user access to it, or name another place (--store, -o)",
+        )
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return _explain_memory(error, estimate)
+    return None
+
+
+def _require_disk(work: Path, estimate: Estimate | None) -> None:
     if estimate is None:
-        return ""
-    return f", the step needs about {format_bytes(estimate.disk_bytes)}"
+        return
+    free = shutil.disk_usage(work).free
+    missing = estimate.disk_bytes - folder_size_bytes(work)  # unfinished work is there already
+    if missing > free:
+        raise ResourceError(
+            f"{work} has {format_bytes(free)} free; the step needs about {format_bytes(missing)}",
+            remedy="free space, or put the store elsewhere with --store",
+        )
+
+
+def _explain_full_disk(work: Path | None, estimate: Estimate | None) -> ResourceError:
+    where = "the disk is full"
+    if work is not None:
+        where = f"the disk of {work} is full ({format_bytes(shutil.disk_usage(work).free)} free"
+        if estimate is not None:
+            where += f", the step needs about {format_bytes(estimate.disk_bytes)}"
+        where += ")"
+    return ResourceError(
+        f"{where}; nothing was published",
+        remedy="free space and repeat the command; finished blocks are kept",
+    )
+
+
+def _explain_memory(error: Exception, estimate: Estimate | None) -> ResourceError:
+    available = format_bytes(psutil.virtual_memory().available)
+    need = "" if estimate is None else f"; about {format_bytes(estimate.ram_bytes)} needed"
+    reason = f": {error}" if str(error) else ""
+    return ResourceError(
+        f"out of memory ({available} available now{need}){reason}",
+        remedy="use a smaller seq_len or activation_memory_gb, or a larger machine",
+    )

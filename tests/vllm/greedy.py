@@ -12,14 +12,15 @@ Response: {"token_ids": [[int, ...], ...],       one list per prompt, in the req
            "quantization": str | null,           vLLM's name: "auto_gptq", "compressed-tensors"
            "load_s": float}                      seconds from the checkpoint to a ready engine
 
-A checkpoint that vLLM refuses ends in its own traceback on stderr and exit status 1; no response
-is written then. The engine lives in this process (gloo's group of one listens on loopback while it
-runs): no server, nothing left behind.
+A checkpoint that vLLM refuses, or that decodes to NaN (vLLM loads some broken ones), ends in a
+traceback on stderr and exit status 1; no response is written then. The engine lives in this
+process (gloo's group of one listens on loopback while it runs): no server, nothing left behind.
 """
 
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -91,27 +92,35 @@ def list_top_two(output: "RequestOutput") -> list[list[tuple[int, float]]]:
     ]
 
 
-def main(model_dir: Path, request_path: Path, response_path: Path) -> None:
-    """Decodes one request with one checkpoint and writes the response."""
-    os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+def run(model_dir: Path, request: Request) -> dict[str, object]:
+    """Decodes one request with one checkpoint and returns the response."""
     import vllm  # noqa: PLC0415
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: PLC0415
 
-    request: Request = json.loads(request_path.read_text(encoding="utf-8"))
     started = time.perf_counter()
     engine = load_engine(model_dir, request)
     load_s = time.perf_counter() - started
     outputs = decode_greedily(engine, request)
-    response = {
+    quantization = engine.llm_engine.vllm_config.model_config.quantization
+    del engine
+    cleanup_dist_env_and_memory()
+    return {
         "token_ids": [list(output.outputs[0].token_ids) for output in outputs],
         "logprobs": [list_top_two(output) for output in outputs],
         "vllm_version": vllm.__version__,
-        "quantization": engine.llm_engine.vllm_config.model_config.quantization,
+        "quantization": quantization,
         "load_s": round(load_s, 3),
     }
-    response_path.write_text(json.dumps(response), encoding="utf-8")
-    del engine
-    cleanup_dist_env_and_memory()
+
+
+def main(model_dir: Path, request_path: Path, response_path: Path) -> None:
+    """Reads the request, decodes it and writes the response."""
+    os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+    request: Request = json.loads(request_path.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch  # vLLM leaves its rendezvous file behind
+        response = run(model_dir, request)
+    response_path.write_text(json.dumps(response, allow_nan=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+# Everything a contributor runs. Environments are made once and reused; see CONTRIBUTING.md.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.stamp
+
+.PHONY: setup demo test test-full test-vllm vllm-env check format reference freeze
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/llmopt run recipes/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest -m 'not full and not vllm'
+
+test-full: setup
+	$(BIN)/python -m pytest -m full
+
+vllm-env:
+	bash environments/vllm.sh
+
+test-vllm: setup vllm-env
+	$(BIN)/python -m pytest -m vllm
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/llmopt validate recipes/*.yaml
+	$(BIN)/llmopt schema | diff - schema/recipe-v1.json
+	$(BIN)/python -m llmopt.recipe.reference | diff - docs/recipe-reference.md
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Writes what is generated from the models: editor schema and recipe reference.
+reference: setup
+	$(BIN)/llmopt schema > schema/recipe-v1.json
+	$(BIN)/python -m llmopt.recipe.reference > docs/recipe-reference.md
+
+# Writes the versions of the present environment as the tested set.
+freeze: setup
+	{ echo '# The tested set, written by `make freeze`.'; \
+	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -v '^llmopt'; } > constraints.txt
