@@ -3,14 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
 from tests.models import REPOSITORY, TINY_MODEL, make_model, write_documents
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The same examples on every run, however slow the machine is at the moment.
+settings.register_profile("llmopt", deadline=None, derandomize=True, database=None)
+settings.load_profile("llmopt")
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -49,3 +54,12 @@ def run_cli(tmp_path: Path) -> RunCli:
         )
 
     return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Computes on one thread: small work on two threads costs several times the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from llmopt.artifacts.artifact import Artifact
-from llmopt.artifacts.files import clear_folder, flush_folder, write_text_atomically
+from llmopt.artifacts.files import flush_folder, write_text_atomically
 from llmopt.artifacts.locking import hold_lock
+from llmopt.artifacts.manifest import read_manifest
 from llmopt.errors import RecipeError
 
 PARTIAL_NAME = ".llmopt-partial"
@@ -39,7 +40,7 @@ class FolderDestination:
     """A folder named by the user (`-o DIR`): empty, or holding the same step's unfinished work.
 
     The work is done in `DIR/.llmopt-partial`; publishing renames it beside DIR and then over
-    the empty DIR, so that DIR is empty or whole at every moment.
+    the emptied DIR, so that DIR holds no half artifact at any moment.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,7 +84,6 @@ class FolderDestination:
     def lock(self, identity: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
         """Holds the folder against other processes."""
         del identity
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         return hold_lock(self.folder.parent / f".{self.folder.name}.llmopt-lock", on_wait)
 
     def open_workspace(self, identity: str) -> Path:
@@ -93,33 +93,35 @@ class FolderDestination:
         self.check(identity)
         work = self._partial / WORK_NAME
         if not work.exists():
-            # The mark stands before there is work, so that work is never without one.
-            self._partial.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self._partial / IDENTITY_NAME, identity)
+            self._mark(identity)  # before there is work, so that work is never without one
             work.mkdir()
         return work
 
     def discard_workspace(self, identity: str) -> None:
-        """Empties the workspace."""
+        """Removes the workspace."""
         del identity
-        clear_folder(self._partial / WORK_NAME)
+        for path in (self._partial / WORK_NAME, self._partial):  # the mark outlives the work
+            if path.exists():
+                shutil.rmtree(path)
 
     def publish(self, identity: str) -> Artifact:
         """Moves the finished work over the (then empty) folder."""
         del identity
-        flush_folder(self._partial)
-        self._partial.rename(self._handover)
-        (self._handover / WORK_NAME).rename(self.folder)
-        shutil.rmtree(self._handover)
+        work = self._partial / WORK_NAME
+        flush_folder(work)
+        work.rename(self._handover)
+        shutil.rmtree(self._partial)
+        self._handover.rename(self.folder)
         return Artifact.open(self.folder)
 
     def _take_back_handover(self) -> None:
-        """Undoes what a publish that was killed between its renames left beside the folder."""
-        if (self._handover / WORK_NAME).exists() and not self._partial.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._handover.rename(self._partial)
-        else:
-            shutil.rmtree(self._handover)
+        """Takes back the finished work of a publish that was killed between its renames."""
+        self._mark(read_manifest(self._handover).identity)
+        self._handover.rename(self._partial / WORK_NAME)
+
+    def _mark(self, identity: str) -> None:
+        self._partial.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self._partial / IDENTITY_NAME, identity)
 
     @staticmethod
     def _holds_other_work(partial: Path, identity: str) -> bool:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.files import make_folder, write_text_atomically
 
 CHUNK_BYTES = 1 << 22
 
@@ -76,7 +76,7 @@ class FileHasher:
         merged = self._memory
         if self._memory_path.exists():
             merged = {**_read_memory(self._memory_path), **self._memory}
-        self._memory_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._memory_path.parent)
         write_text_atomically(self._memory_path, json.dumps(merged))
 
 

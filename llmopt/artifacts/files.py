@@ -4,6 +4,23 @@ import os
 import shutil
 from pathlib import Path
 
+from llmopt.errors import InputError
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        InputError: Something on the way is a file, or no folder can be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise InputError(
+            f"folder {folder} can't be made: {error.strerror}",
+            remedy="name another place (-o, --store)",
+        ) from None
+
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes a text file by way of a temporary neighbour, flushed and renamed into place."""

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from llmopt.artifacts.files import make_folder
+from llmopt.errors import InputError
+
 
 @contextmanager
 def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
@@ -15,8 +18,7 @@ def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         path: The lock file; it is left in place, since removing it would race.
         on_wait: Called once with a sentence when another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = _open_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -31,8 +33,7 @@ def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Holds a file lock if no process holds it now; yields whether it does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = _open_lock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -42,3 +43,12 @@ def try_lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _open_lock(path: Path) -> FileLock:
+    make_folder(path.parent)
+    try:
+        path.touch()
+    except FileNotFoundError as error:  # as in /proc, where FileLock would wait for ever
+        raise InputError(f"{path.parent} takes no files: {error.strerror}") from None
+    return FileLock(path)

@@ -36,6 +36,11 @@ class QuantScheme:
         return (1 << self.bits) - 1
 
     @property
+    def has_moved_groups(self) -> bool:
+        """Whether a column's group depends on act-order, so that readers need `g_idx`."""
+        return self.desc_act and self.group_size != -1
+
+    @property
     def midpoint(self) -> int:
         """The stored integer that stands for zero in a symmetric grid, 2^(bits-1)."""
         return 1 << (self.bits - 1)

@@ -78,8 +78,10 @@ class Store:
         return path
 
     def discard_workspace(self, identity: str) -> None:
-        """Empties the workspace of that identity."""
-        clear_folder(self._partial_path(identity))
+        """Removes the workspace of that identity."""
+        path = self._partial_path(identity)
+        if path.exists():
+            shutil.rmtree(path)
 
     def publish(self, identity: str) -> Artifact:
         """Flushes the workspace and renames it into place, replacing an older artifact."""

@@ -1,5 +1,6 @@
 """A checkpoint folder opened and checked, without torch and without reading a weight."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +66,20 @@ class Checkpoint:
             )
 
     def require_tokenizer(self) -> None:
-        """Refuses a folder without tokenizer files.
+        """Refuses a folder without tokenizer files, or with a broken tokenizer.json.
 
         Raises:
-            InputError: There are none.
+            InputError: There are none, or it is no JSON object with a model.
         """
         if not any((self.folder / name).exists() for name in TOKENIZER_NAMES):
             raise InputError(
                 f"{self.folder} holds no tokenizer ({' or '.join(TOKENIZER_NAMES)})",
                 remedy="copy tokenizer.json and tokenizer_config.json beside config.json",
+            )
+        path = self.folder / TOKENIZER_NAMES[0]
+        if path.exists() and not _is_tokenizer(path):
+            raise InputError(
+                f"{path} is truncated or no tokenizer file", remedy="copy it from its source again"
             )
 
     def block_tensor_names(self, block: int) -> list[str]:
@@ -121,10 +127,11 @@ class Checkpoint:
                 raise self._disagreement(
                     f"tensor {name} has shape {list(entry.shape)}, expected {list(shape)}"
                 )
-            if dtype is None and entry.dtype not in FLOAT_DTYPES:
+            # Scales may be of any float dtype: other tools do not always use the model's.
+            allowed = FLOAT_DTYPES if dtype is None or dtype in FLOAT_DTYPES else (dtype,)
+            if entry.dtype not in allowed:
                 raise InputError(
-                    f"{entry.file}: tensor {name} is {entry.dtype}; "
-                    f"supported: {', '.join(FLOAT_DTYPES)}"
+                    f"{entry.file}: tensor {name} is {entry.dtype}; supported: {', '.join(allowed)}"
                 )
             unseen.discard(name)
         if self.config.tie_word_embeddings:
@@ -138,6 +145,15 @@ class Checkpoint:
             f"{self.folder}: config.json and the weights disagree: {what}",
             remedy="check that config.json belongs to these weights",
         )
+
+
+def _is_tokenizer(path: Path) -> bool:
+    # The tokenizers library would raise a bare Exception.
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("model"), dict)
 
 
 def _read_quantization(

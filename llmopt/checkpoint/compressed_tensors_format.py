@@ -33,7 +33,7 @@ def pack(weight: PackedWeight, scale_dtype: torch.dtype) -> dict[str, Tensor]:
     }
     if not weight.scheme.sym:
         tensors["weight_zero_point"] = pack_int32(weight.zeros_GO.T, bits, dim=0)
-    if weight.scheme.desc_act:
+    if weight.scheme.has_moved_groups:
         tensors["weight_g_idx"] = weight.g_idx_I.to(torch.int32).contiguous()
     return tensors
 

@@ -36,11 +36,11 @@ def pack(weight: PackedWeight) -> dict[str, Tensor]:
 
 def unpack(tensors: Mapping[str, Tensor], scheme: QuantScheme) -> PackedWeight:
     """Undoes `pack`; zero points are taken modulo 2^bits as version 1 means them."""
-    zeros_GO = unpack_int32(tensors["qzeros"], scheme.bits, dim=1).int() + 1
+    zeros_GO = (unpack_int32(tensors["qzeros"], scheme.bits, dim=1) + 1) & scheme.max_q
     return PackedWeight(
         q_IO=unpack_int32(tensors["qweight"], scheme.bits, dim=0),
         scales_GO=tensors["scales"],
-        zeros_GO=zeros_GO.to(torch.uint8),
+        zeros_GO=zeros_GO,
         g_idx_I=tensors["g_idx"],
         scheme=scheme,
     )

@@ -120,9 +120,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     raw = _read_json(folder)
     model_type = raw.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
-        architectures = raw.get("architectures") or ["none named"]
+        named = raw.get("architectures")
+        architecture = named[0] if isinstance(named, list) and named else "none named"
         raise InputError(
-            f"{folder / 'config.json'}: architecture {architectures[0]} (model_type "
+            f"{folder / 'config.json'}: architecture {architecture} (model_type "
             f"{model_type!r}) is not supported; supported: {', '.join(SUPPORTED_MODEL_TYPES)}"
         )
     heads = _positive(folder, raw, "num_attention_heads")
@@ -157,7 +158,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder} is no model folder: it holds no config.json") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} holds {type(raw).__name__}, not a JSON object")

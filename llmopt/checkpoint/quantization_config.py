@@ -109,7 +109,7 @@ def build_compressed_tensors_config(scheme: QuantScheme) -> dict[str, Any]:
         "symmetric": scheme.sym,
         "strategy": "channel" if by_channel else "group",
         "group_size": None if by_channel else scheme.group_size,
-        "actorder": "group" if scheme.desc_act else None,
+        "actorder": "group" if scheme.has_moved_groups else None,
         "block_structure": None,
         "dynamic": False,
         "observer": "minmax",
@@ -144,11 +144,10 @@ def _parse_compressed_tensors(config: Mapping[str, Any]) -> QuantScheme:
             f"compressed-tensors format is {config.get('format')!r}; this reader knows "
             "'pack-quantized'"
         )
-    groups = config.get("config_groups") or {}
-    if len(groups) != 1:
-        raise InputError(
-            f"compressed-tensors with {len(groups)} config_groups; this reader knows 1"
-        )
+    groups = config.get("config_groups")
+    if not isinstance(groups, Mapping) or len(groups) != 1:
+        count = len(groups) if isinstance(groups, Mapping) else "no"
+        raise InputError(f"compressed-tensors with {count} config_groups; this reader knows 1")
     (group,) = groups.values()
     try:
         weights = group["weights"]
@@ -174,6 +173,6 @@ def _compressed_tensors_shapes(
     }
     if not scheme.sym:
         shapes["weight_zero_point"] = ("I32", (-(-out_features // packed), groups))
-    if scheme.desc_act:
+    if scheme.has_moved_groups:
         shapes["weight_g_idx"] = ("I32", (in_features,))
     return shapes

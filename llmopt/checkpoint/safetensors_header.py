@@ -48,7 +48,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             header = json.loads(file.read(header_bytes))
     except FileNotFoundError:
         raise InputError(f"weights file {path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise _corrupt(path, "its header is not JSON") from None
     return _parse_header(path, header, data_start=8 + header_bytes, size=size)
 
@@ -57,21 +57,36 @@ def _parse_header(path: Path, header: object, data_start: int, size: int) -> dic
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
-    entries = {}
-    for name, record in header.items():
-        entry = _parse_entry(path, str(name), record, data_start)
-        if entry.offset + entry.num_bytes > size:
-            missing = entry.offset + entry.num_bytes - size
-            raise _corrupt(path, f"tensor {name} ends {missing} bytes past the end of the file")
-        entries[str(name)] = entry
+    entries = {
+        str(name): _parse_entry(path, str(name), record, data_start)
+        for name, record in header.items()
+    }
+    _check_layout(path, entries, data_start, size)
     return entries
+
+
+def _check_layout(path: Path, entries: dict[str, TensorEntry], data_start: int, size: int) -> None:
+    """Refuses what the format forbids: overlaps, holes, bytes that belong to no tensor."""
+    position = data_start
+    for name, entry in sorted(
+        entries.items(), key=lambda item: (item[1].offset, item[1].num_bytes)
+    ):
+        end = entry.offset + entry.num_bytes
+        if end > size:
+            raise _corrupt(path, f"tensor {name} ends {end - size} bytes past the end of the file")
+        if entry.offset != position:
+            place = f"byte {entry.offset}, the one before it ends at {position}"
+            raise _corrupt(path, f"tensor {name} begins at {place}")
+        position = end
+    if position != size:
+        raise _corrupt(path, f"{size - position} bytes follow the last tensor")
 
 
 def _parse_entry(path: Path, name: str, record: Any, data_start: int) -> TensorEntry:
     try:
         dtype, shape = str(record["dtype"]), tuple(int(n) for n in record["shape"])
         begin, end = (int(n) for n in record["data_offsets"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _corrupt(path, f"the header entry of tensor {name} is malformed") from None
     if dtype not in ITEM_BYTES:
         raise InputError(f"{path}: tensor {name} has the unknown dtype {dtype}")

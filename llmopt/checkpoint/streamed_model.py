@@ -7,6 +7,7 @@ import copy
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
@@ -21,6 +22,8 @@ from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.errors import InputError
 
 PositionEmbeddings = tuple[Tensor, Tensor]
+# What transformers raises on a config.json that it can make no model of.
+CONFIG_ERRORS = (AssertionError, KeyError, OSError, StrictDataclassError, TypeError, ValueError)
 
 
 class StreamedModel:
@@ -42,9 +45,8 @@ class StreamedModel:
         self.device = device
         self.compute_dtype = compute_dtype or getattr(torch, checkpoint.dtype)
         self.config = _load_config(checkpoint)
-        with torch.device("meta"):
-            shell = AutoModelForCausalLM.from_config(self.config, dtype=self.compute_dtype)
-        self._core = shell.model.eval().requires_grad_(requires_grad=False)
+        core = _build_core(checkpoint, self.config, self.compute_dtype)
+        self._core = core.eval().requires_grad_(requires_grad=False)
         rotary_class = type(self._core.rotary_emb)
         self._rotary = rotary_class(config=self.config).to(device)
 
@@ -159,10 +161,21 @@ def _load_config(checkpoint: Checkpoint) -> Any:
         config = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code
         )
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(
-            f"transformers rejects {checkpoint.folder / 'config.json'}: {error}"
-        ) from None
+    except CONFIG_ERRORS as error:
+        raise _rejection(checkpoint, error) from None
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the shell is plain; llmopt dequantises
     return config
+
+
+def _build_core(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype).model
+    except CONFIG_ERRORS as error:
+        raise _rejection(checkpoint, error) from None
+
+
+def _rejection(checkpoint: Checkpoint, error: Exception) -> InputError:
+    path = checkpoint.folder / "config.json"
+    return InputError(f"transformers rejects {path}: {type(error).__name__}: {error}")

@@ -64,12 +64,12 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index} is no safetensors index (no JSON with a weight_map)") from None
 
 
 def _resolve_shard(folder: Path, name: str) -> Path:
-    if Path(name).name != name:
+    if Path(name).name != name or (folder / name).is_dir():
         raise InputError(
             f"{folder / INDEX_NAME} names {name!r}, which is not a file of that folder"
         )

@@ -34,11 +34,13 @@ def verify(
         from llmopt.checkpoint.verification import verify_checkpoint  # noqa: PLC0415 - torch
         from llmopt.data.tokenization import DocumentTokenizer  # noqa: PLC0415
 
-        report = verify_checkpoint(folder)
-        faults += report.faults
-        size = len(DocumentTokenizer(folder))
-        checked.append(f"{report.num_tensors} tensors ({report.description})")
-        checked.append(f"tokenizer of {size} tokens")
+        try:
+            report = verify_checkpoint(folder)
+            faults += report.faults
+            checked.append(f"{report.num_tensors} tensors ({report.description})")
+            checked.append(f"tokenizer of {len(DocumentTokenizer(folder))} tokens")
+        except InputError as error:
+            faults.append(error.message)
     if as_json:
         print_json({"folder": str(folder), "checked": checked, "faults": faults})
     if faults:

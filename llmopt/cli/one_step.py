@@ -11,7 +11,6 @@ from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.destination import Destination, FolderDestination
 from llmopt.artifacts.store import Store
 from llmopt.cli.console import listen
-from llmopt.data.dataset_spec import list_shipped_sets
 from llmopt.recipe.execute import RunSettings, run_plan
 from llmopt.recipe.loader import LoadedRecipe, validate_tree
 from llmopt.recipe.plan import RunOptions, download_sources, make_plan
@@ -64,7 +63,8 @@ def describe_model(model: str) -> str:
 
 def describe_data(data: str, fields: dict[str, Any]) -> dict[str, Any]:
     """Describes `--data`: a shipped set's name, else a file."""
-    if data in list_shipped_sets() and not Path(data).exists():
+    is_plain_word = Path(data).name == data and not Path(data).suffix
+    if is_plain_word and not Path(data).is_file():
         return {"set": data, **fields}
     return {"path": data, **fields}
 

@@ -74,7 +74,7 @@ def order_documents(documents: Sequence[Document], seed: int) -> list[Document]:
 
 def _read_utf8(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise InputError(f"data set file {path} does not exist") from None
     except UnicodeDecodeError as error:
@@ -88,7 +88,7 @@ def _read_utf8(path: Path) -> str:
 def _parse_row(origin: str, line: str, field: str | None) -> Document:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise InputError(f"{origin}: a row is a JSON object, this is {type(row).__name__}")
@@ -97,9 +97,16 @@ def _parse_row(origin: str, line: str, field: str | None) -> Document:
         raise InputError(f"{origin}: the row has no field {name!r}; it has: {', '.join(row)}")
     category = str(row.get("category", UNCATEGORISED))
     value = row[name]
-    if isinstance(value, str):
-        return Document(origin, category, text=value)
-    return Document(origin, category, messages=_parse_messages(origin, name, value))
+    document = (
+        Document(origin, category, text=value)
+        if isinstance(value, str)
+        else Document(origin, category, messages=_parse_messages(origin, name, value))
+    )
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{origin}: {name} holds half of a surrogate pair, no character") from None
+    return document
 
 
 def _parse_messages(origin: str, name: str, value: Any) -> tuple[dict[str, str], ...]:

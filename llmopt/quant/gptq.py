@@ -189,7 +189,9 @@ def _spread_inside(W_IR: Tensor, C_CR: Tensor, U_T: Tensor, first: int, last: in
     if first == 0:
         return C_CR
     W_CR, U_CC = W_IR[first:last], U_T[first:last, first:last]
-    change_CR = torch.linalg.solve_triangular(U_CC, C_CR - W_CR, upper=False, unitriangular=True)
+    change_CR: Tensor = torch.linalg.solve_triangular(
+        U_CC, C_CR - W_CR, upper=False, unitriangular=True
+    )
     return change_CR.add_(W_CR)
 
 

@@ -21,7 +21,13 @@ from llmopt.artifacts.manifest import (
 )
 from llmopt.artifacts.progress import Progress
 from llmopt.artifacts.store import Store
-from llmopt.errors import CapabilityError, InputError
+from llmopt.errors import (
+    CapabilityError,
+    IncompatibleError,
+    InputError,
+    NumericalError,
+    RecipeError,
+)
 from llmopt.recipe.inputs import installed_versions, preflight
 from llmopt.recipe.plan import Plan, PlannedStep
 from llmopt.recipe.resources import resource_errors
@@ -147,7 +153,7 @@ class _Runner:
             self._set_aside(planned, error.message)
             return
         self.artifacts[planned.name] = artifact
-        planned.step.check(artifact)
+        planned.step.check(planned.name, artifact)
 
     def _find_blocked(self, planned: PlannedStep) -> str | None:
         before = [given.name for given in planned.inputs.values()]
@@ -190,6 +196,7 @@ class _Runner:
         work = self._destination.open_workspace(planned.identity)
         if planned.forced:
             self._destination.discard_workspace(planned.identity)
+            work = self._destination.open_workspace(planned.identity)
         with resource_errors(work, planned.estimate):
             if _is_sealed(work, planned.identity):
                 progress.note("resumed: an earlier run finished it, only publishing is left")
@@ -204,8 +211,20 @@ class _Runner:
         scratch = _prepare_workspace(work)
         started = time.perf_counter()
         context = RunContext(work, scratch, self._settings.device, self._settings.threads, progress)
-        outcome = planned.step.run(self._made_inputs(planned), context)
+        outcome = self._run_step(planned, context)
         self._seal(planned, outcome, work, round(time.perf_counter() - started, 3))
+
+    def _run_step(self, planned: PlannedStep, context: RunContext) -> Outcome:
+        """Runs the step; work that no repetition could go on from is thrown away."""
+        try:
+            return planned.step.run(self._made_inputs(planned), context)
+        except (InputError, IncompatibleError, NumericalError):
+            self._destination.discard_workspace(planned.identity)
+            raise
+        except (CapabilityError, RecipeError):
+            if not any(context.scratch_folder.iterdir()):
+                self._destination.discard_workspace(planned.identity)
+            raise
 
     def _made_inputs(self, planned: PlannedStep) -> dict[str, ResolvedInput]:
         """Points inputs at the artifacts that this run made or found."""

@@ -64,7 +64,11 @@ def validate_tree(tree: YamlTree) -> Recipe:
     try:
         return Recipe.model_validate(tree.data)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults = [
+            fault
+            for fault in error.errors(include_url=False)
+            if fault["type"] != "default_factory_not_called"  # only echoes another fault
+        ]
         lines = [_describe(fault, tree) for fault in faults[:MAX_SHOWN]]
         if len(faults) > MAX_SHOWN:
             lines.append(f"… and {len(faults) - MAX_SHOWN} more")
@@ -72,7 +76,7 @@ def validate_tree(tree: YamlTree) -> Recipe:
 
 
 def _describe(fault: ErrorDetails, tree: YamlTree) -> str:
-    path = _data_path(fault["loc"], tree.data)
+    path = _data_path(fault, tree.data)
     place = tree.place_of(path)
     where = ".".join(str(key) for key in path)
     kind = fault["type"]
@@ -95,19 +99,19 @@ def _received(fault: ErrorDetails) -> str:
     return f" (received {value!r})" if isinstance(value, str | int | float | bool | None) else ""
 
 
-def _data_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
+def _data_path(fault: ErrorDetails, data: Any) -> KeyPath:
     """Drops from pydantic's location what is not in the data: union tags, `[key]` marks."""
     path: list[int | str] = []
     node = data
-    for position, key in enumerate(location):
+    for position, key in enumerate(fault["loc"]):
         inside = (isinstance(node, dict) and key in node) or (
             isinstance(node, list) and isinstance(key, int) and key < len(node)
         )
         if inside:
             path.append(key)
             node = node[key]
-        elif position == len(location) - 1 and key != "[key]":
-            path.append(key)  # a missing key: named, though it is not there
+        elif position == len(fault["loc"]) - 1 and fault["type"] == "missing":
+            path.append(key)  # named, though it is not there
     return tuple(path)
 
 

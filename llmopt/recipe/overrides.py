@@ -11,6 +11,7 @@ from llmopt.errors import RecipeError
 from llmopt.recipe.yaml_tree import KeyPath, YamlTree, parse_scalar
 
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
+MAX_PARAM_LENGTH = 4096  # a long value used often would grow the recipe without bound
 WHOLE_REFERENCE = re.compile(r"\$\{([^}]*)\}\Z")
 
 
@@ -129,7 +130,7 @@ class _Scope:
                 raise RecipeError(
                     f"{place}: there is no parameter {name!r}" + suggest(name, list(self._params))
                 )
-            return self._params[name]
+            return self._read_param(name)
         if scope != "env":
             raise RecipeError(
                 f"{place}: ${{{reference}}} is not known; "
@@ -143,6 +144,16 @@ class _Scope:
         if name not in os.environ:
             raise RecipeError(f"{place}: environment variable {name} is not set")
         return os.environ[name]
+
+    def _read_param(self, name: str) -> Any:
+        value = self._params[name]
+        if isinstance(value, dict | list) or len(str(value)) > MAX_PARAM_LENGTH:
+            place = self._tree.place_of(("params", name))
+            raise RecipeError(
+                f"{place}: parameter {name!r} must be one value of at most {MAX_PARAM_LENGTH} "
+                "characters"
+            )
+        return value
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The recipe reference in Markdown, generated from the models: `python -m llmopt.recipe.reference`."""
+"""The recipe reference in Markdown: `python -m llmopt.recipe.reference` prints it."""
 
 import inspect
 import sys
@@ -19,8 +19,8 @@ from llmopt.steps.union import step_types
 INTRODUCTION = """\
 # Recipe reference
 
-Written by `make reference` from the models in the code; do not edit. `llmopt schema` prints the same
-as JSON Schema for editors. A value may be `${params.NAME}`, or `${env.NAME}` if `env` lists the
+Written by `make reference` from the models in the code; do not edit. `llmopt schema` prints the
+same as JSON Schema for editors. A value may be `${params.NAME}`, or `${env.NAME}` if `env` lists the
 variable; `$${` stands for a literal `${`.
 """
 COMMON = ("needs", "when_unavailable", "ungated")

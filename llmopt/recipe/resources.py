@@ -2,7 +2,9 @@
 
 import errno
 import re
+import resource
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +17,12 @@ from llmopt.steps.base import Estimate
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
-# Python, torch (a RuntimeError on both devices) and the dynamic loader each say it differently.
-OUT_OF_MEMORY = re.compile(r"(can't|cannot) allocate memory|not enough memory|out of memory", re.I)
+# Torch (a RuntimeError on both devices), the C library and its loader each say it differently.
+OUT_OF_MEMORY = re.compile(
+    r"(can't|cannot) allocate memory(?! in static TLS)|not enough memory|out of memory"
+    r"|failed to map segment from shared object$",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -80,10 +86,19 @@ def _explain_full_disk(work: Path | None, estimate: Estimate | None) -> Resource
 
 
 def _explain_memory(error: Exception, estimate: Estimate | None) -> ResourceError:
-    available = format_bytes(psutil.virtual_memory().available)
+    traceback.clear_frames(error.__traceback__)  # frees what the failed work still holds
+    available = min([psutil.virtual_memory().available, *_memory_limits()])
     need = "" if estimate is None else f"; about {format_bytes(estimate.ram_bytes)} needed"
     reason = f": {error}" if str(error) else ""
     return ResourceError(
-        f"out of memory ({available} available now{need}){reason}",
+        f"out of memory (at most {format_bytes(available)} for this process now{need}){reason}",
         remedy="use a smaller seq_len or activation_memory_gb, or a larger machine",
     )
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yields what `ulimit` allows this process, where it sets a limit."""
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft

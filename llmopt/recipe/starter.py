@@ -1,8 +1,10 @@
 """Writes a first recipe for a model: quantise with the apparel set, then gate."""
 
+import json
 import os
 from pathlib import Path
 
+from llmopt.artifacts.files import make_folder
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.errors import IncompatibleError, RecipeError
@@ -28,14 +30,14 @@ def write_starter_recipe(model: Path, output: Path) -> None:
     checkpoint.require_tokenizer()
     group_size = _choose_group_size(checkpoint)
     seq_len = min(MAX_SEQ_LEN, checkpoint.config.max_position_embeddings)
-    output.parent.mkdir(parents=True, exist_ok=True)
     text = _TEMPLATE.format(
         hint=SCHEMA_HINT,
         name=_safe_name(model),
-        model=_relative_path(model, output.parent),
+        model=json.dumps(_relative_path(model, output.parent), ensure_ascii=False),
         seq_len=seq_len,
         group_size=group_size,
     )
+    make_folder(output.parent)
     output.write_text(text, encoding="utf-8")
     try:
         validate_recipe(load_recipe(output))
@@ -57,7 +59,7 @@ def _choose_group_size(checkpoint: Checkpoint) -> int:
 
 def _safe_name(model: Path) -> str:
     kept = [c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in model.resolve().name]
-    return "".join(kept).strip("-._") or "model"
+    return "".join(kept).strip("-._")[:60] or "model"
 
 
 def _relative_path(model: Path, base: Path) -> str:
@@ -70,7 +72,7 @@ _TEMPLATE = """\
 name: {name}-gptq
 
 sources:
-  base: "{model}"
+  base: {model}
 
 datasets:
   calibration: {{set: apparel-ja, samples: 64, seq_len: {seq_len}}}

@@ -5,12 +5,14 @@ within a budget of expanded values, so a "billion laughs" document is refused be
 """
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from llmopt.errors import RecipeError
@@ -22,6 +24,12 @@ TAG_PREFIX = "tag:yaml.org,2002:"
 TREE_TAGS = {
     f"{TAG_PREFIX}{name}"
     for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
+}
+
+# YAML 1.2's words; a %YAML 1.1 directive or an explicit tag lets others through as far as here.
+WORDS: dict[str, dict[str, bool | None]] = {
+    "null": {"": None, "~": None, "null": None},
+    "bool": {"true": True, "false": False},
 }
 
 KeyPath = tuple[str | int, ...]
@@ -90,7 +98,13 @@ def parse_scalar(text: str, source: str) -> Any:
 
 def _compose(text: str, source: str) -> Node | None:
     try:
-        node: Node | None = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except ReusedAnchorWarning as error:
+        raise RecipeError(
+            f"{source}: not valid YAML: {str(error).strip().splitlines()[0]}"
+        ) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
@@ -154,10 +168,8 @@ class _Reader:
         text = str(node.value)
         kind = str(node.tag).removeprefix(TAG_PREFIX)
         try:
-            if kind == "null":
-                return None
-            if kind == "bool":
-                return text.lower() == "true"
+            if kind in WORDS:
+                return self._read_word(node, text, WORDS[kind])
             if kind == "int":
                 return int(text.replace("_", ""), 0 if text.lstrip("+-")[:1] == "0" else 10)
             if kind == "float":
@@ -165,6 +177,12 @@ class _Reader:
         except ValueError:
             raise RecipeError(f"{self._place(node)}: {text!r} is not a number") from None
         return text
+
+    def _read_word(self, node: Node, text: str, words: Mapping[str, bool | None]) -> bool | None:
+        if text.lower() not in words:
+            allowed = ", ".join(filter(None, words))
+            raise RecipeError(f"{self._place(node)}: {text!r} is none of {allowed}")
+        return words[text.lower()]
 
     def _read_float(self, node: Node, text: str) -> float:
         value = float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))

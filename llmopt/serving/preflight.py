@@ -1,12 +1,17 @@
 """Whether a quantised model could be served by vLLM as asked, from config.json's shapes alone.
 
 Rules and their source, vllm-project/vllm:
-  - GPTQ checkpoints: symmetric, 4 or 8 bits, group size -1, 32, 64 or 128
-    (model_executor/layers/quantization/gptq_marlin.py, utils/marlin_utils.py)
-  - on a CPU the GPTQ path takes 4 bits only (measured with vLLM 0.32 on CPU)
+  - GPTQ checkpoints are symmetric (config time, vLLM 0.32: "Unsupported quantization config:
+    bits=4, sym=False"); an asymmetric grid in compressed-tensors is 4 bits
+    (utils/marlin_utils.py, query_marlin_supported_quant_types)
+  - act-order with groups is refused in both formats (config time, vLLM 0.32: "GPTQ group
+    activation ordering (desc_act=True) is no longer supported", the same for actorder='group')
+  - on a CPU weight-only kernels take 4 bits (load time, vLLM 0.32: "Quant type (uint8b128) not
+    supported by CPUWNA16")
   - per tensor-parallel shard: out_features % 64 == 0, in_features % 128 == 0, and
     in_features % group_size == 0 (utils/marlin_utils.py, verify_marlin_supports_shape)
-  - heads must divide by the tensor-parallel size (config/model.py)
+  - heads must divide by the tensor-parallel size (config/model.py), key-value heads by it or it
+    by them (model_executor/models/llama.py, LlamaAttention), and intermediate_size by it
 """
 
 from collections.abc import Iterator
@@ -45,8 +50,12 @@ def check_servable(
 def _scheme_faults(scheme: QuantScheme, quant_format: QuantFormat, target: Target) -> Iterator[str]:
     if quant_format == "gptq" and not scheme.sym:
         yield "format gptq must be symmetric (set sym: true, or format: compressed-tensors)"
-    if quant_format == "gptq" and target.device == "cpu" and scheme.bits != 4:
-        yield f"format gptq on a CPU takes 4 bits, not {scheme.bits}"
+    if quant_format == "compressed-tensors" and not scheme.sym and scheme.bits != 4:
+        yield f"an asymmetric grid must have 4 bits, not {scheme.bits}"
+    if scheme.desc_act and scheme.group_size != -1:
+        yield "act-order with groups is no longer served (set desc_act: false, or group_size: -1)"
+    if target.device == "cpu" and scheme.bits != 4:
+        yield f"weight-only kernels on a CPU take 4 bits, not {scheme.bits}"
 
 
 def _model_faults(config: ModelConfig, target: Target) -> Iterator[str]:
@@ -55,6 +64,11 @@ def _model_faults(config: ModelConfig, target: Target) -> Iterator[str]:
         yield f"max_model_len {target.max_model_len} exceeds the model's {limit} positions"
     if config.num_attention_heads % target.tp:
         yield f"{config.num_attention_heads} attention heads do not divide by tp {target.tp}"
+    kv_heads = config.num_key_value_heads
+    if kv_heads % target.tp and target.tp % kv_heads:
+        yield f"{kv_heads} key-value heads neither divide by tp {target.tp} nor it by them"
+    if config.intermediate_size % target.tp:
+        yield f"intermediate_size {config.intermediate_size} does not divide by tp {target.tp}"
 
 
 def _shard_faults(config: ModelConfig, scheme: QuantScheme, tp: int) -> Iterator[str]:

@@ -162,8 +162,8 @@ class StepBase(BaseModel, ABC):
         del inputs
         return None
 
-    def check(self, artifact: Artifact) -> None:
-        """Judges the finished artifact, made now or found in the store.
+    def check(self, name: str, artifact: Artifact) -> None:
+        """Judges the finished artifact, made now or found in the store, for the step `name`.
 
         Raises:
             GateFailed: It misses a requirement.

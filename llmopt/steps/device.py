@@ -1,9 +1,13 @@
 """Picks the device that a step computes on; imports torch, so only a step's `run()` does."""
 
+import re
+
 import torch
 
 from llmopt.errors import CapabilityError, RecipeError
 from llmopt.steps.base import RunContext
+
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
 def select_device(context: RunContext) -> torch.device:
@@ -17,13 +21,16 @@ def select_device(context: RunContext) -> torch.device:
         torch.set_num_threads(context.threads)
     if context.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(context.device)
-    except RuntimeError as error:
-        raise RecipeError(f"--device {context.device}: {str(error).splitlines()[0]}") from None
+    if not DEVICE.fullmatch(context.device):
+        raise RecipeError(f"--device {context.device}: allowed are auto, cpu, cuda and cuda:N")
+    device = torch.device(context.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CapabilityError(
             f"device {context.device} is asked for, but torch {torch.__version__} sees no GPU",
             remedy="use --device cpu, or install a CUDA build of torch: pip install torch",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CapabilityError(
+            f"device {context.device} is asked for, but there are {torch.cuda.device_count()} GPUs"
         )
     return device

@@ -34,9 +34,10 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     activations = tokens * (2 * config.hidden_size + widest) * item_bytes
     stage_weights = max(sum(_size(shapes[n]) for n in stage.layers) for stage in DECODER_STAGES)
     block_weights = sum(_size(shape) for shape in shapes.values())
+    held = min(activations, int(step.activation_memory_gb * 1e9))
     ram_bytes = (
         LIBRARIES_BYTES
-        + int(min(activations, step.activation_memory_gb * 1e9))
+        + held
         + block_weights * item_bytes
         + SOLVE_COPIES * 4 * stage_weights
         + HESSIAN_COPIES * 4 * widest**2
@@ -45,7 +46,8 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     linears = config.num_hidden_layers * block_weights
     packed = linears * step.bits // 8
     outside = checkpoint.weight_bytes() - linears * item_bytes
-    disk_bytes = 2 * packed + outside + 2 * tokens * config.hidden_size * item_bytes
+    spilled = activations - held
+    disk_bytes = 2 * packed + outside + 2 * tokens * config.hidden_size * item_bytes + spilled
     per_block = sum(
         2 * tokens * sum(_size(shapes[n]) for n in stage.layers)
         + tokens * shapes[stage.layers[0]][1] ** 2

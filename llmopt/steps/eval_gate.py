@@ -81,7 +81,7 @@ class EvalGate(ScoringFields):
 
         return run_scoring(self, inputs, context)
 
-    def check(self, artifact: Artifact) -> None:
+    def check(self, name: str, artifact: Artifact) -> None:
         """Judges the measured metrics.
 
         Raises:
@@ -90,7 +90,7 @@ class EvalGate(ScoringFields):
         faults = find_misses(self.require, artifact.manifest.metrics)
         if faults:
             raise GateFailed(
-                f"gate {artifact.manifest.step.id}: " + "; ".join(faults),
+                f"gate {name}: " + "; ".join(faults),
                 remedy=f"the measurements are kept in {artifact.path}",
             )
 
@@ -101,8 +101,9 @@ def find_misses(require: Mapping[str, Requirement], metrics: Mapping[str, JsonVa
     for metric, limits in require.items():
         value = _number(metrics.get(metric))
         if value is None:
+            measured = [name for name, other in metrics.items() if _number(other) is not None]
             faults.append(
-                f"{metric} was not measured (measured: {', '.join(metrics) or 'nothing'})"
+                f"{metric} was not measured (measured: {', '.join(measured) or 'nothing'})"
             )
             continue
         if limits.max is not None and not value <= limits.max:

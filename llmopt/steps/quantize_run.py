@@ -14,6 +14,7 @@ from llmopt.checkpoint.quantization_config import (
 from llmopt.data.calibration_windows import CalibrationWindows, build_windows
 from llmopt.data.documents import read_documents
 from llmopt.data.tokenization import DocumentTokenizer
+from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
@@ -88,4 +89,8 @@ def load_windows(checkpoint: Checkpoint, data: ResolvedInput) -> CalibrationWind
     check_data(checkpoint.config, data)
     tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     documents = read_documents(data.path, data.dataset.field)
-    return build_windows(documents, tokenizer, data.dataset)
+    try:
+        return build_windows(documents, tokenizer, data.dataset)
+    except InputError as error:
+        message = f"data set {data.name} ({data.path}): {error.message}"
+        raise InputError(message, remedy=error.remedy) from None

@@ -1,0 +1,123 @@
+"""Reads a quantised checkpoint with numpy alone: bytes, JSON and arithmetic.
+
+It shares no code with llmopt and knows only the two formats' public descriptions: AutoGPTQ's
+version 1, and compressed-tensors' pack-quantized. What it makes of a checkpoint is what any
+other loader would.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+NUMPY_DTYPES = {
+    "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "<u1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor's bytes as a file holds them, and what its header calls them."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    def to_numpy(self) -> Array:
+        """Returns the values; bfloat16, which numpy lacks, as float32."""
+        values = np.frombuffer(self.data, NUMPY_DTYPES[self.dtype])
+        if self.dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer: stored integers [O, I] in 0..2^bits-1, and their weights [O, I]."""
+
+    integers: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def read_safetensors(path: Path) -> dict[str, RawTensor]:
+    """Reads every tensor of one file."""
+    blob = path.read_bytes()
+    (header_bytes,) = struct.unpack("<Q", blob[:8])
+    header = json.loads(blob[8 : 8 + header_bytes])
+    header.pop("__metadata__", None)
+    data = blob[8 + header_bytes :]
+    tensors = {}
+    for name, record in header.items():
+        begin, end = record["data_offsets"]
+        tensors[name] = RawTensor(record["dtype"], tuple(record["shape"]), data[begin:end])
+    return tensors
+
+
+def read_folder(folder: Path) -> dict[str, RawTensor]:
+    """Reads every tensor of a checkpoint, sharded or not."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return read_safetensors(folder / "model.safetensors")
+    weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    shards = {name: read_safetensors(folder / name) for name in set(weight_map.values())}
+    return {name: shards[shard][name] for name, shard in weight_map.items()}
+
+
+def dequantize_folder(folder: Path) -> dict[str, Layer]:
+    """Returns every quantised linear layer of a checkpoint by its name."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    quantization = config["quantization_config"]
+    arrays = {name: tensor.to_numpy() for name, tensor in read_folder(folder).items()}
+    if quantization["quant_method"] == "gptq":
+        suffix, dequantize = ".qweight", dequantize_gptq
+    else:
+        suffix, dequantize = ".weight_packed", dequantize_pack_quantized
+    layers = [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
+    return {layer: dequantize(arrays, layer, quantization) for layer in sorted(layers)}
+
+
+def dequantize_gptq(arrays: dict[str, Array], layer: str, config: dict[str, Any]) -> Layer:
+    """weight[o, i] = scales[g, o] * (q[i, o] - (qzeros[g, o] + 1)), g = g_idx[i]."""
+    bits = config["bits"]
+    q_IO = unpack_words(arrays[f"{layer}.qweight"].T, bits).T
+    zeros_GO = (unpack_words(arrays[f"{layer}.qzeros"], bits) + 1) % 2**bits
+    scales_GO = arrays[f"{layer}.scales"].astype(np.float32)
+    group_I = arrays[f"{layer}.g_idx"]
+    weights_IO = scales_GO[group_I] * (q_IO - zeros_GO[group_I]).astype(np.float32)
+    return Layer(q_IO.T, weights_IO.T)
+
+
+def dequantize_pack_quantized(
+    arrays: dict[str, Array], layer: str, config: dict[str, Any]
+) -> Layer:
+    """weight[o, i] = scale[o, g] * (q[o, i] - zero_point[o, g]), both signed, g = g_idx[i]."""
+    (group,) = config["config_groups"].values()
+    scheme = group["weights"]
+    bits, offset = scheme["num_bits"], 2 ** (scheme["num_bits"] - 1)
+    num_rows, num_columns = arrays[f"{layer}.weight_shape"]
+    q_OI = unpack_words(arrays[f"{layer}.weight_packed"], bits)[:, :num_columns] - offset
+    scales_OG = arrays[f"{layer}.weight_scale"].astype(np.float32)
+    zeros_OG = np.zeros(scales_OG.shape, np.int64)
+    if not scheme["symmetric"]:
+        packed = arrays[f"{layer}.weight_zero_point"]
+        zeros_OG = unpack_words(packed.T, bits).T[:num_rows] - offset
+    if scheme["strategy"] == "channel":
+        group_I = np.zeros(num_columns, np.int64)
+    elif scheme["actorder"] == "group":
+        group_I = arrays[f"{layer}.weight_g_idx"]
+    else:
+        group_I = np.arange(num_columns) // scheme["group_size"]
+    weights_OI = scales_OG[:, group_I] * (q_OI - zeros_OG[:, group_I]).astype(np.float32)
+    return Layer(q_OI + offset, weights_OI)
+
+
+def unpack_words(words: Array, bits: int) -> NDArray[np.int64]:
+    """Unpacks int32 words [R, C/p] along their last axis, the first integer in the low bits."""
+    unsigned = words.astype(np.int64) & 0xFFFFFFFF
+    parts = [(unsigned >> shift) % 2**bits for shift in range(0, 32, bits)]
+    return np.stack(parts, axis=-1).reshape(words.shape[0], -1)

@@ -1,0 +1,67 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.gptq_format import TENSOR_NAMES, pack, unpack
+from llmopt.checkpoint.quantization_config import StoredQuantization, expected_tensors
+from llmopt.checkpoint.tensor_files import SAFETENSORS_DTYPES
+from tests.checkpoint.packed_weights import SCHEMES, assert_same_weight, make_packed_weight
+from tests.checkpoint.slow_packer import pack_words
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_unpacking_gives_back_what_was_packed(scheme: QuantScheme) -> None:
+    weight = make_packed_weight(scheme)
+    before = copy.deepcopy(weight)
+    assert_same_weight(unpack(pack(weight), scheme), weight)
+    assert_same_weight(weight, before)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_tensors_are_those_that_are_expected(scheme: QuantScheme) -> None:
+    tensors = pack(make_packed_weight(scheme))
+    assert tuple(tensors) == TENSOR_NAMES
+    found = {
+        name: (SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    }
+    assert found == expected_tensors(StoredQuantization("gptq", scheme), (24, 96), "BF16")
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_words_are_those_of_a_slow_packer(scheme: QuantScheme) -> None:
+    weight = make_packed_weight(scheme)
+    tensors = pack(weight)
+    for column in range(24):
+        words = pack_words(weight.q_IO[:, column].tolist(), scheme.bits)
+        assert tensors["qweight"][:, column].tolist() == words
+    for group, zeros in enumerate(weight.zeros_GO.tolist()):
+        words = pack_words([zero - 1 for zero in zeros], scheme.bits)
+        assert tensors["qzeros"][group].tolist() == words
+
+
+def test_symmetric_zero_points_are_the_words_that_loaders_know() -> None:
+    four, eight = (pack(make_packed_weight(QuantScheme(bits, 32)))["qzeros"] for bits in (4, 8))
+    assert set(four.flatten().tolist()) == {0x77777777}
+    assert set(eight.flatten().tolist()) == {0x7F7F7F7F}
+
+
+def test_zero_point_of_zero_is_refused() -> None:
+    weight = make_packed_weight(QuantScheme(4, 32, sym=False))
+    zeros_GO = weight.zeros_GO.clone()
+    zeros_GO[1, 3] = 0
+    with pytest.raises(ValueError, match="a zero point must be 1 or more"):
+        pack(replace(weight, zeros_GO=zeros_GO))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_other_tools_zero_point_of_zero_wraps_around(bits: int) -> None:
+    # AutoGPTQ stores zero - 1 modulo 2^bits: all ones is -1, so a zero point of 0.
+    scheme = QuantScheme(bits, 32, sym=False)
+    tensors = pack(make_packed_weight(scheme))
+    tensors["qzeros"] = torch.full_like(tensors["qzeros"], -1)
+    assert not unpack(tensors, scheme).zeros_GO.any()

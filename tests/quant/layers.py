@@ -1,0 +1,45 @@
+"""Random layers with activations that are correlated, as a trained model's are."""
+
+import torch
+from torch import Tensor
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.quant.gptq import GptqOptions
+
+
+def make_layer(
+    rows: int, columns: int, *, seed: int = 0, dead: tuple[int, ...] = (), scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Returns weights [rows, columns] and X^T X / tokens [columns, columns], both float64.
+
+    Columns in `dead` see only zeros; `scale` multiplies the activations.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mix = normal(columns, columns) / columns**0.5 + torch.eye(columns, dtype=torch.float64)
+    X = normal(2 * columns, columns) @ mix * normal(columns).exp() * scale
+    X[:, list(dead)] = 0
+    return normal(rows, columns), X.T @ X / len(X)
+
+
+def make_options(
+    bits: int = 4,
+    group_size: int = 32,
+    *,
+    sym: bool = True,
+    order: str = "natural",
+    damp_percent: float = 0.01,
+    max_damp_percent: float = 0.5,
+    scale_dtype: torch.dtype = torch.bfloat16,
+) -> GptqOptions:
+    """Returns the options of a solve; `order` is natural, desc_act or act_group_aware."""
+    return GptqOptions(
+        scheme=QuantScheme(bits, group_size, sym, desc_act=order == "desc_act"),
+        act_group_aware=order == "act_group_aware",
+        damp_percent=damp_percent,
+        max_damp_percent=max_damp_percent,
+        scale_dtype=scale_dtype,
+    )
