@@ -73,8 +73,8 @@ def measure_sampling(model: Path, seed: int) -> dict[str, float]:
             ids, output = folder / "ids.npy", folder / "gptqmodel"
             write_ids(model, seed, ids)
             script = REPOSITORY / "benchmarks" / "gptqmodel_quantize.py"
-            command = [GPTQMODEL_PYTHON, script, model, ids, output]
-            subprocess.run(command, check=True, capture_output=True)
+            command = [GPTQMODEL_PYTHON, script, model.absolute(), ids, output]
+            subprocess.run(command, check=True, capture_output=True, cwd=folder)  # it logs to cwd
             kls["gptqmodel"] = measure_kl(model, output)
     return kls
 

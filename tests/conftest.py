@@ -12,10 +12,10 @@ from hypothesis import settings
 
 from tests.models import REPOSITORY, TINY_MODEL, make_model, write_documents
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 # The same examples on every run, however slow the machine is at the moment.
 settings.register_profile("llmopt", deadline=None, derandomize=True, database=None)
 settings.load_profile("llmopt")
+torch.set_num_threads(1)  # for fixtures of a wide scope; `one_thread` sees to it in a test
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -17,6 +17,7 @@ from llmopt.recipe.plan import RunOptions, download_sources, make_plan
 from llmopt.recipe.yaml_tree import YamlTree
 
 SOURCE = "command line"
+MAX_LINE_LENGTH = 4096  # a long path stays on its line
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ def describe_data(data: str, fields: dict[str, Any]) -> dict[str, Any]:
 def print_recipe(loaded: LoadedRecipe) -> str:
     """Writes the equivalent recipe as YAML."""
     text = StringIO()
-    YAML().dump(loaded.tree.data, text)
+    yaml = YAML()
+    yaml.width = MAX_LINE_LENGTH
+    yaml.dump(loaded.tree.data, text)
     return text.getvalue().rstrip()
 
 

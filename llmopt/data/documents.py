@@ -88,6 +88,9 @@ def _read_utf8(path: Path) -> str:
 def _parse_row(origin: str, line: str, field: str | None) -> Document:
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{origin}: half of a surrogate pair, which is no character") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
@@ -97,16 +100,9 @@ def _parse_row(origin: str, line: str, field: str | None) -> Document:
         raise InputError(f"{origin}: the row has no field {name!r}; it has: {', '.join(row)}")
     category = str(row.get("category", UNCATEGORISED))
     value = row[name]
-    document = (
-        Document(origin, category, text=value)
-        if isinstance(value, str)
-        else Document(origin, category, messages=_parse_messages(origin, name, value))
-    )
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{origin}: {name} holds half of a surrogate pair, no character") from None
-    return document
+    if isinstance(value, str):
+        return Document(origin, category, text=value)
+    return Document(origin, category, messages=_parse_messages(origin, name, value))
 
 
 def _parse_messages(origin: str, name: str, value: Any) -> tuple[dict[str, str], ...]:

@@ -7,7 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from llmopt.errors import NumericalError
 from llmopt.evaluate.scoring import TokenScores
+
+MAX_NLL = 700.0  # nats; a perplexity beyond e^709 is no float64
 
 
 def summarise(scores: TokenScores, categories: Sequence[str]) -> dict[str, JsonValue]:
@@ -21,6 +24,9 @@ def summarise(scores: TokenScores, categories: Sequence[str]) -> dict[str, JsonV
         `perplexity` = exp(mean nll), `num_tokens`, `num_documents`; with a baseline also
         `baseline_perplexity`, `perplexity_increase_pct`, `kl_mean` and `kl_p99` (nats per
         token) and `top1_agreement` (share of tokens); `by_category` the same per category.
+
+    Raises:
+        NumericalError: A model is so far off that its perplexity is no number.
     """
     metrics = _summarise_part(scores, np.ones(len(scores.nll), dtype=bool))
     names = np.array(categories)[scores.document]
@@ -42,7 +48,7 @@ def summarise_documents(
 
 
 def _summarise_part(scores: TokenScores, chosen: NDArray[np.bool_]) -> dict[str, JsonValue]:
-    nll = float(scores.nll[chosen].mean())
+    nll = _mean_nll(scores.nll[chosen])
     metrics: dict[str, JsonValue] = {
         "num_tokens": int(chosen.sum()),
         "num_documents": len(np.unique(scores.document[chosen])),
@@ -50,7 +56,7 @@ def _summarise_part(scores: TokenScores, chosen: NDArray[np.bool_]) -> dict[str,
         "perplexity": math.exp(nll),
     }
     if scores.baseline_nll is not None and scores.kl is not None and scores.agrees is not None:
-        baseline_nll = float(scores.baseline_nll[chosen].mean())
+        baseline_nll = _mean_nll(scores.baseline_nll[chosen])
         metrics |= {
             "baseline_perplexity": math.exp(baseline_nll),
             "perplexity_increase_pct": 100 * math.expm1(nll - baseline_nll),
@@ -59,3 +65,13 @@ def _summarise_part(scores: TokenScores, chosen: NDArray[np.bool_]) -> dict[str,
             "top1_agreement": float(scores.agrees[chosen].mean()),
         }
     return metrics
+
+
+def _mean_nll(nll: NDArray[np.float64]) -> float:
+    mean = float(nll.mean())
+    if mean > MAX_NLL:
+        raise NumericalError(
+            f"the mean negative log-likelihood is {mean:.6g} nats per token: the model is broken",
+            remedy="run `llmopt verify` on it",
+        )
+    return mean

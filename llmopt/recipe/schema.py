@@ -20,6 +20,9 @@ def build_schema() -> dict[str, Any]:
             source,
         ]
     }
+    for section in schema["properties"].values():
+        if "patternProperties" in section:
+            section["additionalProperties"] = False  # else names of another form pass unchecked
     for definition in (*schema["$defs"].values(), source):
         for name, field in definition.get("properties", {}).items():
             definition["properties"][name] = _allow_reference(field)

@@ -37,7 +37,9 @@ def run_scoring(step: ScoringFields, inputs: StepInputs, context: RunContext) ->
         context.progress,
     )
     categories = [document.category for document in documents]
-    rows = summarise_documents(scores, [d.origin for d in documents], categories)
+    # Lines alone: an artifact's bytes must not depend on where its inputs lay.
+    origins = [d.origin.removeprefix(str(inputs["data"].path)) for d in documents]
+    rows = summarise_documents(scores, origins, categories)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (context.work_folder / DOCUMENTS_NAME).write_text("".join(lines), encoding="utf-8")
     metrics = summarise(scores, categories)
@@ -80,7 +82,8 @@ def _cut_documents(
         if ids and max(ids) >= checkpoint.config.vocab_size:
             raise InputError(
                 f"the tokenizer of {checkpoint.folder} gives token id {max(ids)}, but the "
-                f"model's vocab_size is {checkpoint.config.vocab_size}"
+                f"model's vocab_size is {checkpoint.config.vocab_size}",
+                remedy="use the tokenizer that belongs to the model",
             )
         windows += cut_windows(index, ids, max_length, stride)
     if not windows:

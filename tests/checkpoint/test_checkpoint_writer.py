@@ -1,6 +1,7 @@
 """Checkpoints from the real pipeline, read back by a reader that shares no code with it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.quantization_config import QuantFormat
 from llmopt.checkpoint.streamed_model import read_packed_weight
@@ -84,37 +86,43 @@ def test_llmopt_reads_what_numpy_reads(
         np.testing.assert_array_equal(weight.dequantize(torch.float32).numpy(), layer.weights)
 
 
+@dataclass(frozen=True)
+class Sharded:
+    """One quantised model of 11 blocks, written into one file and into shards of a limit."""
+
+    one: Path
+    many: Path
+    limit_bytes: int
+
+
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Quantized, Quantized, int]:
-    """A model of 12 blocks quantised into one file and into shards, and the shards' limit."""
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
+    """Do not write into it."""
     folder = tmp_path_factory.mktemp("sharded")
-    model = make_small_model(folder / "model", num_hidden_layers=12, tie_word_embeddings=False)
-    for name in ("one", "many"):
-        (folder / name).mkdir()
-    limit = 60_000
-    return (
-        quantize(model, folder / "one"),
-        quantize(model, folder / "many", max_shard_bytes=limit),
-        limit,
+    model = make_small_model(folder / "model", num_hidden_layers=11, tie_word_embeddings=False)
+    result = quantize(model, folder)
+    written = Sharded(result.folder, folder / "many", limit_bytes=60_000)
+    written.many.mkdir()
+    write_quantized_checkpoint(
+        Checkpoint.open(model),
+        result.journal.packed_tensors(),
+        json.loads((result.folder / "quantize_config.json").read_text()),
+        written.many,
+        max_shard_bytes=written.limit_bytes,
     )
+    return written
 
 
-def test_shards_hold_the_same_bytes_as_one_file(
-    sharded: tuple[Quantized, Quantized, int],
-) -> None:
-    one, many, _ = sharded
-    assert read_folder(one.folder) == read_folder(many.folder)
-    assert not (many.folder / "model.safetensors").exists()
-    assert not (one.folder / "model.safetensors.index.json").exists()
+def test_shards_hold_the_same_bytes_as_one_file(sharded: Sharded) -> None:
+    assert read_folder(sharded.one) == read_folder(sharded.many)
+    assert not (sharded.many / "model.safetensors").exists()
+    assert not (sharded.one / "model.safetensors.index.json").exists()
 
 
-def test_index_is_read_by_transformers_and_safetensors(
-    sharded: tuple[Quantized, Quantized, int],
-) -> None:
-    one, many, _ = sharded
-    index = many.folder / "model.safetensors.index.json"
-    files, metadata = get_checkpoint_shard_files(str(many.folder), str(index))
-    expected = safetensors.torch.load_file(one.folder / "model.safetensors")
+def test_index_is_read_by_transformers_and_safetensors(sharded: Sharded) -> None:
+    index = sharded.many / "model.safetensors.index.json"
+    files, metadata = get_checkpoint_shard_files(str(sharded.many), str(index))
+    expected = safetensors.torch.load_file(sharded.one / "model.safetensors")
     found: dict[str, torch.Tensor] = {}
     for file in files:
         found |= safetensors.torch.load_file(file)
@@ -124,31 +132,27 @@ def test_index_is_read_by_transformers_and_safetensors(
     assert json.loads(index.read_text())["metadata"]["total_size"] == total
 
 
-def test_shards_keep_to_their_size_and_to_natural_order(
-    sharded: tuple[Quantized, Quantized, int],
-) -> None:
-    _, many, limit = sharded
-    weight_map = json.loads((many.folder / "model.safetensors.index.json").read_text())[
+def test_shards_keep_to_their_size_and_to_natural_order(sharded: Sharded) -> None:
+    weight_map = json.loads((sharded.many / "model.safetensors.index.json").read_text())[
         "weight_map"
     ]
     shards = sorted(set(weight_map.values()))
     assert len(shards) > 3
     assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
-    assert shards == sorted(path.name for path in many.folder.glob("*.safetensors"))
+    assert shards == sorted(path.name for path in sharded.many.glob("*.safetensors"))
     order: list[str] = []
     for shard in shards:
-        with safetensors.safe_open(many.folder / shard, "pt") as file:
+        with safetensors.safe_open(sharded.many / shard, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.offset_keys()}
-        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= limit
+        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= sharded.limit_bytes
         order += tensors
     blocks = [int(name.split(".")[2]) for name in order if name.startswith("model.layers.")]
     assert blocks == sorted(blocks)
-    assert set(blocks) == set(range(12))
+    assert set(blocks) == set(range(11))
 
 
-def test_checkpoint_opens_again_sharded(sharded: tuple[Quantized, Quantized, int]) -> None:
-    one, many, _ = sharded
-    first, second = Checkpoint.open(one.folder), Checkpoint.open(many.folder)
+def test_checkpoint_opens_again_sharded(sharded: Sharded) -> None:
+    first, second = Checkpoint.open(sharded.one), Checkpoint.open(sharded.many)
     assert first.tensors.keys() == second.tensors.keys()
     assert first.quantization == second.quantization
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from llmopt.errors import NumericalError
 from llmopt.evaluate.metrics import summarise, summarise_documents
 from llmopt.evaluate.scoring import TokenScores
 
@@ -56,3 +57,11 @@ def test_rows_of_documents_name_their_origin() -> None:
         ("f:3", "寸法表", 2),
     ]
     assert [row["nll"] for row in rows] == pytest.approx([2, 4.5])
+
+
+@pytest.mark.parametrize("broken", ["candidate", "baseline"])
+def test_perplexity_that_is_no_number_is_an_error(broken: str) -> None:
+    huge = NLL + 1000
+    nll, baseline_nll = (huge, BASELINE_NLL) if broken == "candidate" else (NLL, huge)
+    with pytest.raises(NumericalError, match="log-likelihood is 1003 nats per token"):
+        summarise(TokenScores(DOCUMENT, nll, baseline_nll, KL, AGREES), CATEGORIES)

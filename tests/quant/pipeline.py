@@ -78,7 +78,6 @@ def quantize(
     windows: CalibrationWindows | None = None,
     budget_bytes: int = GIGABYTE,
     progress: Progress | None = None,
-    max_shard_bytes: int = 5 * GIGABYTE,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -102,7 +101,5 @@ def quantize(
     config = build(solver.options.scheme)
     target = folder / "checkpoint"
     target.mkdir()
-    write_quantized_checkpoint(
-        checkpoint, journal.packed_tensors(), config, target, max_shard_bytes
-    )
+    write_quantized_checkpoint(checkpoint, journal.packed_tensors(), config, target)
     return Quantized(target, journal, solver)

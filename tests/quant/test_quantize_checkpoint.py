@@ -263,6 +263,19 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert again.started == ("quantising blocks", 3, done)
 
 
+def test_damaged_work_is_thrown_away_and_done_again(model: Path, tmp_path: Path) -> None:
+    whole = quantize(model, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        quantize(model, tmp_path / "cut", progress=InterruptingProgress(advances=1))
+    block = tmp_path / "cut/scratch/block-00000.safetensors"
+    block.write_bytes(block.read_bytes()[:-8] + bytes(8))
+    again = InterruptingProgress()
+    resumed = quantize(model, tmp_path / "cut", progress=again)
+    assert read_files(resumed.folder) == read_files(whole.folder)
+    (note,) = again.notes
+    assert note.startswith("unfinished work is damaged, starting anew: block-00000.safetensors")
+
+
 def replace_counts(progress: InterruptingProgress) -> InterruptingProgress:
     """Returns a fresh copy, since the counts run down."""
     return InterruptingProgress(progress.details, progress.advances)

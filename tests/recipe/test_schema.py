@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmopt.recipe.schema import build_schema
+from llmopt.recipe.yaml_tree import read_yaml
 from llmopt.steps.union import step_types
 from tests.models import REPOSITORY
+from tests.recipe.schema_check import conforms
 
 SCHEMA_PATH = REPOSITORY / "schema" / "recipe-v1.json"
 
@@ -58,3 +61,62 @@ def test_the_quickstart_names_the_schema_beside_it() -> None:
     first = (REPOSITORY / "recipes" / "quickstart.yaml").read_text(encoding="utf-8").splitlines()[0]
     named = first.partition("$schema=")[2]
     assert (REPOSITORY / "recipes" / named).resolve() == SCHEMA_PATH.resolve()
+
+
+def quickstart() -> dict[str, Any]:
+    return read_yaml(REPOSITORY / "recipes" / "quickstart.yaml").data
+
+
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=str)
+def test_the_shipped_recipes_keep_to_the_schema(recipe: Path) -> None:
+    schema = build_schema()
+    assert conforms(read_yaml(recipe).data, schema, schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("steps", "quantize", "bits"), "${params.bits}"),
+        (("steps", "quantize", "bits"), 8),
+        (("sources", "base"), {"hf": "org/model", "revision": "main"}),
+        (("sources", "base"), {"path": "./m", "trust_remote_code": True}),
+        (("datasets", "calibration", "samples"), "${env.SAMPLES}"),
+        (("params",), {"bits": 8, "name": "x"}),
+        (("steps", "gate", "needs"), ["quantize"]),
+    ],
+)
+def test_what_a_recipe_may_say_keeps_to_the_schema(path: tuple[str, ...], value: Any) -> None:
+    schema = build_schema()
+    assert conforms(set_value(quickstart(), path, value), schema, schema)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("nonsense",), 1),
+        (("steps",), {}),
+        (("version",), 2),
+        (("name",), "../up"),
+        (("steps", "a.b"), {"uses": "quantize.rtn", "model": "base"}),
+        (("steps", "quantize", "uses"), "quantize.gptk"),
+        (("steps", "quantize", "bits"), 5),
+        (("steps", "quantize", "bits"), "4"),
+        (("steps", "quantize", "bitz"), 4),
+        (("steps", "quantize", "damp_percent"), 1.5),
+        (("steps", "gate", "require"), {"kl_mean": {"maximum": 1}}),
+        (("datasets", "calibration", "samples"), 0),
+        (("datasets", "calibration", "pack"), "glue"),
+        (("target", "runtime"), "tgi"),
+    ],
+)
+def test_what_a_recipe_may_not_say_breaks_the_schema(path: tuple[str, ...], value: Any) -> None:
+    schema = build_schema()
+    assert not conforms(set_value(quickstart(), path, value), schema, schema)
+
+
+def set_value(recipe: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    node = recipe
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return recipe

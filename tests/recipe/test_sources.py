@@ -35,7 +35,7 @@ def test_short_forms(text: str, path: str | None, hf: str | None, revision: str 
 
 
 def test_a_missing_folder_is_named_with_the_way_to_write_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="model folder .*nowhere does not exist") as caught:
+    with pytest.raises(InputError, match=r"model folder .*nowhere does not exist") as caught:
         locate_source(SourceSpec(path="nowhere"), tmp_path, download=True)
     assert caught.value.remedy is not None
     assert "org/model" in caught.value.remedy

@@ -24,7 +24,7 @@ def test_the_group_size_is_the_largest_that_fits(
         tmp_path / "model",
         hidden_size=hidden,
         intermediate_size=inner,
-        num_attention_heads=2,
+        head_dim=hidden // 4,
         num_hidden_layers=1,
     )
     write_starter_recipe(model, tmp_path / "r.yaml")

@@ -1,0 +1,83 @@
+"""Killed before any one of its changes to the file system, llmopt goes on as if nothing was."""
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from tests.e2e.conftest import Reference
+from tests.e2e.payloads import read_payload
+from tests.e2e.warm import WarmLlmopt
+from tests.e2e.workplace import OUTPUT, Job, Workplace, hand_job, recipe_job
+
+SEED = 2
+JOBS = {"run": recipe_job(), "by hand": hand_job()}
+EXIT_KILLED = -9
+
+
+def die_and_resume(
+    place: Workplace, job: Job, warm: WarmLlmopt, die_at: int, reference: Reference
+) -> list[str]:
+    """Kills a run before one change, runs again, and lists what is not as it should be."""
+    died = warm.run(place, job, die_at)
+    faults = place.find_half_work()
+    if died.code != EXIT_KILLED:
+        faults.append(f"ended with {died.code} instead of being killed: {died.stderr}")
+    note = place.expect_note(job)
+    resumed = warm.run(place, job)
+    if resumed.code != 0:
+        faults.append(f"the next run ended with {resumed.code}: {resumed.stderr}")
+    elif read_payload(place.folder / job.artifact) != reference.payload:
+        faults.append("the artifact is another one")
+    if note is not None and note not in resumed.stderr:
+        faults.append(f"{note!r} is missing in: {resumed.stderr}")
+    faults += [f"left over: {path}" for path in place.find_leftovers()]
+    return [f"killed before change {die_at}, {died.changes[-1]}: {fault}" for fault in faults]
+
+
+def find_faults_at(
+    place: Workplace, job: Job, warm: WarmLlmopt, points: Iterable[int], reference: Reference
+) -> list[str]:
+    """Dies before each of these changes, each time in an empty place."""
+    faults = []
+    for die_at in points:
+        place.clear()
+        faults += die_and_resume(place, job, warm, die_at, reference)
+    return faults
+
+
+def find_first(changes: list[str], part: str) -> int:
+    """Returns the number, from 1, of the first change whose path holds `part`."""
+    return next(number for number, text in enumerate(changes, start=1) if part in text)
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_crash_points_of_working_sealing_and_publishing(
+    place: Workplace, job: Job, warm: WarmLlmopt, reference: Reference
+) -> None:
+    changes = warm.run(place, job).changes
+    sealing = find_first(changes, "manifest.json")
+    working = range(find_first(changes, "journal.json"), sealing)
+    chosen = random.Random(SEED).sample(working, 2)  # noqa: S311
+    points = [*chosen, sealing + 1, sealing + 2, find_last_rename(changes)]
+    assert find_faults_at(place, job, warm, points, reference) == []
+
+
+def find_last_rename(changes: list[str]) -> int:
+    """Returns the number of the rename that shows the artifact."""
+    shown = ("/.llmopt/store/artifacts/", "/" + OUTPUT)
+    return max(
+        number
+        for number, text in enumerate(changes, start=1)
+        if text.startswith(tuple(f"os.rename {path}" for path in shown))
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_every_crash_point(
+    place: Workplace, job: Job, warm: WarmLlmopt, reference: Reference
+) -> None:
+    changes = warm.run(place, job).changes
+    points = range(find_first(changes, "partial"), len(changes) + 1)
+    assert find_faults_at(place, job, warm, points, reference) == []
