@@ -59,6 +59,10 @@ class FolderDestination:
         Raises:
             RecipeError: The folder is not empty, or holds another step's work.
         """
+        if self.folder.resolve() == Path.cwd():
+            raise RecipeError(
+                f"output {self.folder} is the working directory", remedy="name a folder below it"
+            )
         if not self.folder.exists():
             return
         if not self.folder.is_dir():

@@ -22,6 +22,18 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def expand_home(path: str) -> Path:
+    """Replaces a leading `~` or `~user`.
+
+    Raises:
+        InputError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"path {path}: {error}") from None
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes a text file by way of a temporary neighbour, flushed and renamed into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from llmopt.artifacts.digest import digest_entries
 from llmopt.artifacts.files import write_text_atomically
-from llmopt.artifacts.secrets import redact
+from llmopt.artifacts.secrets import redact_leaves
 from llmopt.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
@@ -50,10 +50,11 @@ class LayerError(_Frozen):
 
 
 class InputRecord(_Frozen):
-    """What a step read: the name in the recipe, its kind and its digest."""
+    """What a step read: its name in the recipe, its kind, where it came from, its digest."""
 
     name: str
     kind: str
+    origin: str = ""
     digest: str
 
 
@@ -71,7 +72,8 @@ class Manifest(_Frozen):
     """The contents of `manifest.json`.
 
     `identity` names the work (settings, inputs, versions); `content_digest` names the bytes
-    that came out. Timings are seconds, memory is bytes.
+    that came out. Timings are seconds. `peak_memory_bytes` is the resident peak of the process
+    up to then, earlier steps of the same run included. `machine` says what it was computed on.
     """
 
     schema_version: Literal[1] = 1
@@ -87,13 +89,21 @@ class Manifest(_Frozen):
     layers: list[LayerError] = []
     timings: dict[str, float] = {}
     peak_memory_bytes: int | None = None
+    machine: dict[str, str] = {}
     tools: dict[str, str] = {}
     degraded: list[str] = []
 
     def write(self, folder: Path) -> None:
         """Writes `manifest.json` into `folder`, secrets blotted out."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        write_text_atomically(folder / MANIFEST_NAME, redact(text) + "\n")
+        data = self.model_dump(mode="json")
+        # Only what a user wrote: kinds, digests and names of files must stay as they are.
+        written = [(data, "recipe"), (data, "degraded")]
+        written += [(data["step"], key) for key in ("id", "settings", "overrides")]
+        written += [(given, key) for given in data["inputs"].values() for key in ("name", "origin")]
+        for record, key in written:
+            record[key] = redact_leaves(record[key])
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        write_text_atomically(folder / MANIFEST_NAME, text + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

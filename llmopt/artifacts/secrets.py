@@ -3,8 +3,12 @@
 import json
 import os
 import re
+from typing import Any
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)
+# TOKEN as a whole word: HF_TOKEN holds a secret, MAX_TOKENS does not.
+SECRET_NAME = re.compile(
+    r"(^|_)TOKEN(_|$)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|PRIVATE_KEY", re.IGNORECASE
+)
 MIN_SECRET_LENGTH = 6
 
 
@@ -19,6 +23,17 @@ def redact(text: str) -> str:
     for value in sorted(_secret_spellings(), key=len, reverse=True):
         text = text.replace(value, "***")
     return text
+
+
+def redact_leaves(value: Any) -> Any:
+    """Redacts every text inside JSON-like data; keys, numbers and structure stay."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: redact_leaves(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_leaves(item) for item in value]
+    return value
 
 
 def _secret_spellings() -> set[str]:

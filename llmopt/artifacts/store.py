@@ -100,14 +100,17 @@ class Store:
     def link(self, link: Path, artifact: Artifact) -> None:
         """Points `link` (`out/RECIPE/STEP`) at an artifact and registers it as a root."""
         link.parent.mkdir(parents=True, exist_ok=True)
-        target = os.path.relpath(artifact.path, link.parent)
+        # Resolved, since `out` itself may be a link to another disk.
+        target = os.path.relpath(artifact.path.resolve(), link.parent.resolve())
         temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(target, target_is_directory=True)
         temporary.replace(link)
-        root = self.root / "roots" / digest_value(str(link.absolute()))[:16]
+        # Relative, so that a project folder that is moved keeps its artifacts.
+        place = os.path.relpath(link.absolute(), self.root)
+        root = self.root / "roots" / digest_value(place)[:16]
         root.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(root, str(link.absolute()))
+        write_text_atomically(root, place)
 
     def entries(self) -> Iterator[StoreEntry]:
         """Yields every artifact and every piece of unfinished work, by identity."""
@@ -163,7 +166,7 @@ class Store:
         links: dict[Path, list[Path]] = {}
         roots = self.root / "roots"
         for root in sorted(roots.iterdir()) if roots.exists() else []:
-            link = Path(root.read_text())
+            link = Path(os.path.normpath(self.root / root.read_text()))
             if link.is_symlink():
                 links.setdefault(link.resolve(), []).append(link)
         return links

@@ -50,5 +50,5 @@ def unpack(tensors: Mapping[str, Tensor], scheme: QuantScheme) -> PackedWeight:
         zeros_GO = zeros_OG.T.contiguous()
     g_idx_I = tensors.get("weight_g_idx")
     if g_idx_I is None:
-        g_idx_I = monotonic_g_idx(in_features, scheme.group_size)
+        g_idx_I = monotonic_g_idx(in_features, scheme.group_size).to(q_OI.device)
     return PackedWeight(q_OI.T.contiguous(), scales_GO, zeros_GO, g_idx_I, scheme)

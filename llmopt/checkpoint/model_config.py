@@ -158,7 +158,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder} is no model folder: it holds no config.json") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} holds {type(raw).__name__}, not a JSON object")

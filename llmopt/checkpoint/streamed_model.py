@@ -4,6 +4,7 @@ Shapes: B = batch, T = tokens, D = hidden size, V = vocabulary.
 """
 
 import copy
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +24,10 @@ from llmopt.errors import InputError
 
 PositionEmbeddings = tuple[Tensor, Tensor]
 # What transformers raises on a config.json that it can make no model of.
-CONFIG_ERRORS = (AssertionError, KeyError, OSError, StrictDataclassError, TypeError, ValueError)
+CONFIG_ERRORS = (
+    AssertionError, AttributeError, ImportError, KeyError, OSError, StrictDataclassError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 class StreamedModel:
@@ -55,10 +59,11 @@ class StreamedModel:
         """How many decoder blocks there are."""
         return self.checkpoint.config.num_hidden_layers
 
-    def embed(self, ids_BT: Tensor) -> Tensor:
-        """Looks the token embeddings up, [B, T, D]; the table is read for this call alone."""
+    def embed(self, batches_BT: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yields each batch's token embeddings, [B, T, D]; the table is read once for all."""
         table_VD = self._read("model.embed_tokens.weight")
-        return nn.functional.embedding(ids_BT.to(self.device), table_VD)
+        for ids_BT in batches_BT:
+            yield nn.functional.embedding(ids_BT.to(self.device), table_VD)
 
     def load_block(self, block: int) -> nn.Module:
         """Reads one decoder block's weights into a fresh module on the device.
@@ -130,9 +135,9 @@ class OutputHead:
         self._norm = norm
         self._projection_VD = projection_VD
 
-    def __call__(self, hidden_BTD: Tensor) -> Tensor:
-        """Returns logits [B, T, V]."""
-        return nn.functional.linear(self._norm(hidden_BTD), self._projection_VD)
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Returns logits, the last axis of the input replaced by V."""
+        return nn.functional.linear(self._norm(hidden), self._projection_VD)
 
 
 def read_packed_weight(
@@ -171,7 +176,13 @@ def _load_config(checkpoint: Checkpoint) -> Any:
 def _build_core(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype).model
+            shell = AutoModelForCausalLM.from_config(
+                config,
+                dtype=dtype,
+                attn_implementation="sdpa",  # never what the file asks for: it may name code
+                trust_remote_code=checkpoint.trust_remote_code,
+            )
+            return shell.model
     except CONFIG_ERRORS as error:
         raise _rejection(checkpoint, error) from None
 

@@ -58,12 +58,12 @@ def _read_exactly(file: BinaryIO, view: memoryview, path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file by way of a temporary neighbour; names in sorted order."""
+    """Writes a safetensors file by way of a temporary neighbour; names in sorted order.
+
+    `tensors` may make them when asked: each is asked for twice, and let go at once.
+    """
     names = sorted(tensors)
-    specs = [
-        (name, SAFETENSORS_DTYPES[tensors[name].dtype], tuple(tensors[name].shape))
-        for name in names
-    ]
+    specs = [_describe(name, tensors[name]) for name in names]
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
@@ -75,6 +75,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)  # on a full disk a half file only takes more room
         raise
+
+
+def _describe(name: str, tensor: Tensor) -> tuple[str, str, tuple[int, ...]]:
+    return name, SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape)
 
 
 def copy_tensors(entries: Mapping[str, TensorEntry], target: Path) -> None:

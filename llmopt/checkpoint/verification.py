@@ -1,5 +1,6 @@
 """Whether a checkpoint folder would load and make sense, llmopt's own or another tool's."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,11 @@ def verify_checkpoint(folder: Path) -> CheckpointReport:
     return CheckpointReport(
         description=_describe(checkpoint),
         num_tensors=len(checkpoint.tensors),
-        faults=[*_find_value_faults(checkpoint), *_find_packed_faults(checkpoint)],
+        faults=[
+            *_find_config_faults(checkpoint),
+            *_find_value_faults(checkpoint),
+            *_find_packed_faults(checkpoint),
+        ],
     )
 
 
@@ -49,6 +54,12 @@ def _describe(checkpoint: Checkpoint) -> str:
         scheme = checkpoint.quantization.scheme
         text += f", {checkpoint.quantization.format} {scheme.bits} bits group {scheme.group_size}"
     return text
+
+
+def _find_config_faults(checkpoint: Checkpoint) -> Iterator[str]:
+    path = checkpoint.folder / "quantize_config.json"
+    if path.exists() and json.loads(path.read_bytes()) != checkpoint.config.quantization:
+        yield "quantize_config.json and config.json's quantization_config differ"
 
 
 def _find_value_faults(checkpoint: Checkpoint) -> Iterator[str]:

@@ -21,7 +21,7 @@ from rich.progress import (
 
 from llmopt.artifacts.progress import Progress as ProgressProtocol
 from llmopt.artifacts.progress import SilentProgress
-from llmopt.artifacts.secrets import redact
+from llmopt.artifacts.secrets import redact, redact_leaves
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -53,7 +53,9 @@ class TerminalProgress:
 
     def note(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._console.print(f"  {self._step}: {message}", highlight=False, markup=False)
+        self._console.print(
+            redact(f"  {self._step}: {message}"), highlight=False, markup=False, soft_wrap=True
+        )
 
 
 class PlainProgress:
@@ -141,8 +143,8 @@ class JsonListener:
 
     def event(self, name: str, **fields: Any) -> None:
         """Writes one event."""
-        line = json.dumps({"event": name, **fields}, ensure_ascii=False)
-        sys.stdout.write(redact(line) + "\n")
+        line = json.dumps({"event": name, **redact_leaves(fields)}, ensure_ascii=False)
+        sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
     def progress(self, step: str) -> ProgressProtocol:
@@ -213,4 +215,5 @@ def print_data(text: str) -> None:
 
 def print_json(value: object) -> None:
     """Writes one JSON document to stdout."""
-    print_data(json.dumps(value, indent=2, ensure_ascii=False))
+    sys.stdout.write(json.dumps(redact_leaves(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
@@ -24,6 +25,9 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _interrupt)
     sys.unraisablehook = _interrupt_once_more
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows no ✓ shows its code
+            stream.reconfigure(errors="backslashreplace")
     try:
         from llmopt.cli.app import app  # noqa: PLC0415 - so that an interrupt here is handled too
 

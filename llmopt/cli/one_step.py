@@ -86,16 +86,15 @@ def run_by_hand(loaded: LoadedRecipe, hand: HandRun) -> Artifact:
         RecipeError: The output folder is not empty.
         LlmoptError: The step can't be done.
     """
+    folder = None if hand.output is None else FolderDestination(hand.output)
     options = RunOptions()
-    plan = make_plan(loaded, hand.store, Path(), options)
+    plan = make_plan(loaded, hand.store, Path(), options, folder)
     if download_sources(plan):
-        plan = make_plan(loaded, hand.store, Path(), options)
+        plan = make_plan(loaded, hand.store, Path(), options, folder)
     (planned,) = plan.steps
-    destination: Destination = hand.store
-    if hand.output is not None:
-        folder = FolderDestination(hand.output)
+    if folder is not None:
         folder.check(planned.identity)
-        destination = folder
+    destination: Destination = folder or hand.store
     settings = RunSettings(hand.device, hand.threads, output_root=None)
     with listen(quiet=hand.quiet, as_json=False) as listener:
         result = run_plan(plan, destination, hand.store, settings, listener)

@@ -62,6 +62,11 @@ def make_quantize_command(method: str) -> Callable[..., None]:
         chosen = given(fields)
         settings = {name: value for name, value in chosen.items() if name in step_fields}
         data_fields = {name: value for name, value in chosen.items() if name not in step_fields}
+        if data is None and data_fields:
+            raise RecipeError(
+                f"--{next(iter(data_fields)).replace('_', '-')} is given, but no data set",
+                remedy="name one with --data",
+            )
         recipe = _write_recipe(method, model, data, settings, data_fields)
         loaded = build_recipe(STEP_NAME, recipe)
         if show_recipe:

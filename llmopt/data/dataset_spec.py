@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llmopt.artifacts.files import expand_home
 from llmopt.errors import InputError
 
 PACKAGE_FOLDER = Path(__file__).parent.parent
@@ -61,6 +62,11 @@ class DatasetSpec(BaseModel):
             raise ValueError(f"give exactly one of set and path (given: {given or 'none'})")
         return self
 
+    def describe(self) -> str:
+        """Writes what is set, as `key=value` words."""
+        given = self.model_dump(exclude_defaults=True)
+        return " ".join(f"{key}={value}" for key, value in given.items())
+
     def locate(self, base: Path) -> Path:
         """Finds the data set's file; relative paths start at `base`.
 
@@ -69,7 +75,7 @@ class DatasetSpec(BaseModel):
         """
         if self.set is not None:
             return _locate_shipped(self.set, self.split)
-        path = base / Path(str(self.path)).expanduser()
+        path = base / expand_home(str(self.path))
         if not path.is_file():
             raise InputError(f"data set file {path} does not exist")
         return path

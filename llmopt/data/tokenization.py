@@ -29,7 +29,7 @@ class DocumentTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
             raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
         # Documents may be longer than the model: windows are cut afterwards, so no warning.
         self._tokenizer.model_max_length = sys.maxsize
@@ -75,6 +75,6 @@ class DocumentTokenizer:
             )
         try:
             rendered = self._tokenizer.apply_chat_template(list(document.messages), tokenize=False)
-        except TemplateError as error:
+        except (TemplateError, TypeError) as error:
             raise InputError(f"{document.origin}: the chat template refuses it: {error}") from None
         return str(rendered)

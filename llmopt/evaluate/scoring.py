@@ -71,10 +71,11 @@ def _run_blocks(
     model: StreamedModel, batches: Sequence[list[Window]], progress: Progress
 ) -> list[Tensor]:
     """Returns the residual stream after the last block, one [B, T, D] per batch."""
-    hidden = [model.embed(_pad(batch)) for batch in batches]
+    hidden = list(model.embed(_pad(batch) for batch in batches))
     for index in range(model.num_blocks):
         block = DecoderBlock(model, index, max(stream.shape[1] for stream in hidden))
-        hidden = [block.forward(stream) for stream in hidden]
+        for number, stream in enumerate(hidden):
+            hidden[number] = block.forward(stream)
         progress.advance()
     return hidden
 

@@ -5,7 +5,7 @@ are solved as one, and the data goes on through the rounded weights. So every la
 calibrated on what it will see, with one forward pass in all (true-sequential GPTQ).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -64,12 +64,12 @@ class BlockPass:
         hessian = self._new_hessian(GATE_UP)
         for batch in data:
             hidden = block.add_attention(batch.hidden, data.take(batch, "context"))
-            data.replace(batch, hidden)
+            data.put(batch.index, hidden)
             hessian.add(block.mlp_input(hidden), batch.lengths)
         self._quantize(GATE_UP, hessian)
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
-            data.replace(batch, block.add_mlp(batch.hidden, data.take(batch, "inner")))
+            data.put(batch.index, block.add_mlp(batch.hidden, data.take(batch, "inner")))
         return self._result
 
     def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
@@ -145,16 +145,13 @@ class CalibrationBatches:
         for index, lengths in enumerate(self._lengths):
             yield Batch(index, self._store.get(f"hidden-{index}"), lengths)
 
-    def __len__(self) -> int:
-        return len(self._lengths)
+    def hidden(self) -> Mapping[str, Tensor]:
+        """Returns the residual streams by batch, each read only when it is asked for."""
+        return _HiddenView(self._store, len(self._lengths))
 
     def put(self, index: int, hidden: Tensor) -> None:
         """Sets a batch's residual stream."""
         self._store.put(f"hidden-{index}", hidden)
-
-    def replace(self, batch: Batch, hidden: Tensor) -> None:
-        """Moves a batch on."""
-        self.put(batch.index, hidden)
 
     def keep(self, batch: Batch, name: str, tensor: Tensor) -> None:
         """Keeps an intermediate result of a batch for the next stage."""
@@ -163,3 +160,20 @@ class CalibrationBatches:
     def take(self, batch: Batch, name: str) -> Tensor:
         """Returns an intermediate result and forgets it."""
         return self._store.take(f"{name}-{batch.index}")
+
+
+class _HiddenView(Mapping[str, Tensor]):
+    """All batches' residual streams, so that a writer holds one at a time."""
+
+    def __init__(self, store: ActivationStore, num_batches: int) -> None:
+        self._store = store
+        self._names = {f"{index:05d}": f"hidden-{index}" for index in range(num_batches)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._store.get(self._names[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

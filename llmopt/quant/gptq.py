@@ -120,8 +120,10 @@ def factorize(H_II: Tensor, options: GptqOptions) -> Factor:
 
 def _permute(H_II: Tensor, order: ColumnOrder, dead_I: Tensor) -> Tensor:
     H_II = H_II.clone() if order.is_identity else H_II[order.perm_I][:, order.perm_I]
-    dead_I = dead_I[order.perm_I]
-    H_II.diagonal()[dead_I] = 1
+    diagonal_I, dead_I = H_II.diagonal(), dead_I[order.perm_I]
+    # Their own value matters to no integer, but the mean diagonal, which damping is a share of,
+    # must be that of the living columns.
+    diagonal_I[dead_I] = 1 if bool(dead_I.all()) else diagonal_I[~dead_I].mean()
     return H_II
 
 

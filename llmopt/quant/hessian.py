@@ -45,7 +45,11 @@ class Hessian:
             H_II[stop:, start:stop] = H_II[start:stop, stop:].T
         H_II /= max(self._num_tokens, 1)
         if not bool(torch.isfinite(H_II).all()):
-            raise NumericalError("the calibration activations hold NaN or infinity")
+            raise NumericalError(
+                "the calibration activations hold NaN or infinity",
+                remedy="if the checkpoint is float16 it may overflow there: use --device cpu, or "
+                "convert it to bfloat16",
+            )
         return H_II
 
     def _add_stripes(self, X_NI: Tensor) -> None:

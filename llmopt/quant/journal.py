@@ -11,7 +11,7 @@ journal whose files are not what it says is thrown away (`Journal.damage`).
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,6 +39,7 @@ class _State(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     num_done: int
+    machine: dict[str, str]
     errors: list[LayerError]
     files: dict[str, _FileState]
 
@@ -46,16 +47,21 @@ class _State(BaseModel):
 class Journal:
     """The progress of one quantisation inside its scratch folder.
 
+    Args:
+        folder: The scratch folder.
+        machine: What the data is computed on; another one's data is not gone on with, since no
+            uninterrupted run would give what came of it.
+
     Attributes:
         damage: Why an earlier run's work could not be trusted and was thrown away; None where
             there was none, or it is whole.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / "journal.json"
-        self._state = _State(num_done=0, errors=[], files={})
+        self._state = _State(num_done=0, machine=dict(machine), errors=[], files={})
         self.damage = self._load()
         if self.damage is not None:
             clear_folder(folder)
@@ -74,26 +80,29 @@ class Journal:
         self,
         tensors: dict[str, Tensor],
         errors: Iterable[LayerError],
-        hidden: Iterable[Tensor] | None,
+        hidden: Mapping[str, Tensor] | None,
     ) -> None:
         """Commits one more block: its packed tensors, its errors, the data after it."""
         state = self._state
         files = dict(state.files)
         self._write(_block_name(state.num_done), tensors, files)
         if hidden is not None:
-            batches = {f"{index:05d}": batch for index, batch in enumerate(hidden)}
-            self._write(_hidden_name(state.num_done + 1), batches, files)
+            self._write(_hidden_name(state.num_done + 1), hidden, files)
         files.pop(_hidden_name(state.num_done), None)
         self._state = _State(
-            num_done=state.num_done + 1, errors=[*state.errors, *errors], files=files
+            num_done=state.num_done + 1,
+            machine=state.machine,
+            errors=[*state.errors, *errors],
+            files=files,
         )
         write_text_atomically(self._path, json.dumps(self._state.model_dump()))
         (self._folder / _hidden_name(state.num_done)).unlink(missing_ok=True)
 
-    def read_hidden(self) -> list[Tensor]:
-        """Reads the residual stream that the next block takes, one tensor per batch."""
+    def read_hidden(self) -> Iterator[Tensor]:
+        """Yields the residual stream that the next block takes, batch by batch."""
         header = read_header(self._folder / _hidden_name(self.num_done))
-        return [read_tensor(entry) for _, entry in sorted(header.items())]
+        for _, entry in sorted(header.items()):
+            yield read_tensor(entry)
 
     def packed_tensors(self) -> dict[str, TensorEntry]:
         """Returns where the packed tensors of all finished blocks lie."""
@@ -102,7 +111,9 @@ class Journal:
             entries |= read_header(self._folder / _block_name(block))
         return entries
 
-    def _write(self, name: str, tensors: dict[str, Tensor], files: dict[str, _FileState]) -> None:
+    def _write(
+        self, name: str, tensors: Mapping[str, Tensor], files: dict[str, _FileState]
+    ) -> None:
         path = self._folder / name
         write_tensors(path, tensors)
         flush_file(path)
@@ -116,6 +127,8 @@ class Journal:
             state = _State.model_validate_json(self._path.read_bytes())
         except ValidationError:
             return f"{self._path.name} is torn or of another version"
+        if state.machine != self._state.machine:
+            return f"it was computed on {state.machine}, not {self._state.machine}"
         for name, recorded in state.files.items():
             fault = _find_fault(self._folder / name, recorded)
             if fault is not None:

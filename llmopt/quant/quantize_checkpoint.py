@@ -4,7 +4,7 @@ Shapes: N = windows, B = batch, T = tokens, D = hidden size.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint import compressed_tensors_format, gptq_format
-from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import BLOCK_LINEARS
 from llmopt.checkpoint.packed_weight import PackedWeight
@@ -67,12 +67,15 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
         InputError: A weight is NaN or infinite.
         NumericalError: A layer's Hessian can't be factorised within the damping budget.
     """
-    journal = Journal(job.scratch)
+    dtype = str(_choose_compute_dtype(job))
+    journal = Journal(job.scratch, {"device": job.device.type, "compute_dtype": dtype})
     num_blocks = job.checkpoint.config.num_hidden_layers
     if journal.damage is not None:
-        job.progress.note(f"unfinished work is damaged, starting anew: {journal.damage}")
+        job.progress.note(f"unfinished work can't be used, starting anew: {journal.damage}")
     if journal.num_done:
         job.progress.note(f"resumed: {journal.num_done} of {num_blocks} blocks")
+    else:
+        _check_kept_tensors(job.checkpoint)
     job.progress.start("quantising blocks", num_blocks, journal.num_done)
     with torch.inference_mode():
         run = _run_without_data if job.windows is None else _run_with_data
@@ -85,7 +88,7 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
 
 def _run_with_data(
     job: QuantizeJob, journal: Journal
-) -> Iterator[tuple[BlockResult, Iterator[Tensor]]]:
+) -> Iterator[tuple[BlockResult, Mapping[str, Tensor]]]:
     assert job.windows is not None
     model = StreamedModel(job.checkpoint, job.device, _choose_compute_dtype(job))
     data = _load_batches(job, journal, model, job.windows)
@@ -93,7 +96,7 @@ def _run_with_data(
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
         prefix = job.checkpoint.config.block_prefix(index)
         result = BlockPass(block, prefix, job.solve, _reporter(job)).run(data)
-        yield result, (batch.hidden for batch in data)
+        yield result, data.hidden()
 
 
 def _run_without_data(job: QuantizeJob, journal: Journal) -> Iterator[tuple[BlockResult, None]]:
@@ -108,6 +111,13 @@ def _run_without_data(job: QuantizeJob, journal: Journal) -> Iterator[tuple[Bloc
             result.weights[layer] = packed
             result.errors.append(error)
         yield result, None
+
+
+def _check_kept_tensors(checkpoint: Checkpoint) -> None:
+    """Checks what is copied as it is; linear layers are checked where they are rounded."""
+    rounded = {f"{name}.weight" for name, _ in linear_names(checkpoint.config)}
+    for name in sorted(checkpoint.tensors.keys() - rounded):
+        _read_finite(checkpoint, name)
 
 
 def _read_finite(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -135,8 +145,8 @@ def _load_batches(
         return batches
     ids_NT = torch.from_numpy(windows.ids_NT)
     _check_ids(job.checkpoint, ids_NT)
-    for index, hidden in enumerate(torch.split(model.embed(ids_NT), size)):
-        batches.put(index, hidden.clone())
+    for index, hidden in enumerate(model.embed(torch.split(ids_NT, size))):
+        batches.put(index, hidden)
     return batches
 
 

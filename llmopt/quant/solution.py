@@ -3,10 +3,10 @@
 Shapes: I = in_features, R = rows of all layers stacked.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llmopt.artifacts.manifest import LayerError
@@ -62,7 +62,7 @@ def _slice_rows(solution: Solution, name: str, rows: slice) -> tuple[PackedWeigh
         loss = float(solution.loss_R[rows].sum())
         signal = float(solution.signal_R[rows].sum())
         ratio = max(signal, MIN_NOISE) / max(loss, MIN_NOISE)
-        snr_db = round(10 * torch.log10(torch.tensor(ratio, dtype=torch.float64)).item(), 4)
+        snr_db = round(10 * math.log10(ratio), 4)
     error = LayerError(
         layer=name,
         loss=loss,

@@ -252,7 +252,9 @@ class _Runner:
                 overrides=list(self._plan.loaded.overrides),
             ),
             inputs={
-                field: InputRecord(name=given.name, kind=given.kind, digest=given.digest)
+                field: InputRecord(
+                    name=given.name, kind=given.kind, origin=given.origin, digest=given.digest
+                )
                 for field, given in planned.inputs.items()
             },
             files=files,
@@ -260,6 +262,7 @@ class _Runner:
             layers=outcome.layers,
             timings={**outcome.timings, "total_s": total_s},
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            machine=outcome.machine,
             tools={"llmopt": __version__, **installed_versions(step)},
             degraded=outcome.degraded,
         ).write(work)

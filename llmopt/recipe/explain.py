@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.manifest import InputRecord, StepRecord
+from llmopt.recipe.inputs import installed_versions
 from llmopt.steps.base import ResolvedInput, StepBase
 
 
@@ -27,7 +29,7 @@ def explain_change(
         return "not in the store yet"
     changes = list(_find_changes(name, step, inputs, running, before))
     if not changes:
-        return "library versions changed, or the stored artifact was removed"
+        return "the stored artifact was removed"
     return "invalidated because " + ", ".join(changes)
 
 
@@ -38,23 +40,37 @@ def _find_changes(
     running: Sequence[str],
     before: Artifact,
 ) -> Iterator[str]:
-    record = before.manifest.step
+    yield from _changed_settings(name, step, before.manifest.step)
+    for package, version in installed_versions(step).items():
+        if before.manifest.tools.get(package) != version:
+            yield f"{package} {_show(before.manifest.tools.get(package))} → {version}"
+    for field, given in inputs.items():
+        if given.name in running:
+            yield f"{given.name} will run"
+        else:
+            yield from _changed_input(field, given, before.manifest.inputs.get(field))
+
+
+def _changed_settings(name: str, step: StepBase, record: StepRecord) -> Iterator[str]:
     if record.uses != step.type_name:
         yield f"steps.{name}.uses {record.uses} → {step.type_name}"
     elif record.version != step.step_version:
         yield f"{step.type_name} has a new version {record.version} → {step.step_version}"
-    now = step.identity_settings()
+    now, then = step.identity_settings(), record.settings
     for key in now:
-        if key in record.settings and record.settings[key] != now[key]:
-            yield f"steps.{name}.{key} {_show(record.settings[key])} → {_show(now[key])}"
-    for field, given in inputs.items():
-        old = before.manifest.inputs.get(field)
-        if old is None:
-            yield f"{field} is new"
-        elif given.name in running:
-            yield f"{given.name} will run"
-        elif old.digest != given.digest:
-            yield f"the contents of {given.name} changed"
+        if then.get(key) != now[key] and (key in then or key == "ungated"):
+            yield f"steps.{name}.{key} {_show(then.get(key))} → {_show(now[key])}"
+    if "ungated" in then and "ungated" not in now:
+        yield f"steps.{name}.ungated true → false"
+
+
+def _changed_input(field: str, given: ResolvedInput, old: InputRecord | None) -> Iterator[str]:
+    if old is None:
+        yield f"{field} is new"
+    elif old.digest != given.digest and old.origin != given.origin:
+        yield f"{given.name} was {old.origin}, is {given.origin}"
+    elif old.digest != given.digest:
+        yield f"the contents of {given.name} changed"
 
 
 def _show(value: Any) -> str:

@@ -142,12 +142,16 @@ def _find_gates(
 def _judged_steps(gate: StepBase, steps: Mapping[str, StepBase]) -> set[str]:
     """A gate judges its `model`; one that reads metrics judges what those were measured on."""
     names = gate.input_names()
-    if "model" in names:
+    return {names["model"]} & set(steps) if "model" in names else _measured(gate, steps)
+
+
+def _measured(step: StepBase, steps: Mapping[str, StepBase]) -> set[str]:
+    """Returns the steps whose artifacts a step's metrics speak of."""
+    names = step.input_names()
+    if "metrics_of" not in names:
         return {names["model"]} & set(steps)
-    measured = names["metrics_of"]
-    if steps[measured].produces != "evaluation":
-        return {measured}
-    return set(steps[measured].input_names().values()) & set(steps)
+    source = names["metrics_of"]
+    return _measured(steps[source], steps) if steps[source].produces == "evaluation" else {source}
 
 
 def _close(start: str, edges: Mapping[str, set[str] | frozenset[str]]) -> frozenset[str]:

@@ -27,7 +27,12 @@ def resolve_base_inputs(
             folder = locate_source(source, loaded.base, download=False)
             digest = digest_source(source, folder, store.hasher) if store is not None else ""
             resolved[name] = ResolvedInput(
-                name, "checkpoint", digest, folder, trust_remote_code=source.trust_remote_code
+                name,
+                "checkpoint",
+                digest,
+                folder,
+                trust_remote_code=source.trust_remote_code,
+                origin=source.describe(),
             )
     for name, spec in recipe.datasets.items():
         if name in wanted:
@@ -35,8 +40,12 @@ def resolve_base_inputs(
             digest = ""
             if store is not None:
                 settings = spec.model_dump(mode="json", exclude={"path", "set", "split"})
-                digest = digest_value({"file": store.hasher.digest(path), "spec": settings})
-            resolved[name] = ResolvedInput(name, "dataset", digest, path, dataset=spec)
+                digest = digest_value(
+                    {"file": store.hasher.digest(path), "kind": path.suffix, "spec": settings}
+                )
+            resolved[name] = ResolvedInput(
+                name, "dataset", digest, path, dataset=spec, origin=spec.describe()
+            )
     return resolved
 
 

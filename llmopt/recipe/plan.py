@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.destination import Destination
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.store import Store
 from llmopt.errors import InputError, RecipeError
@@ -70,14 +71,27 @@ class Plan:
     steps: tuple[PlannedStep, ...]
 
 
-def make_plan(loaded: LoadedRecipe, store: Store, output_root: Path, options: RunOptions) -> Plan:
-    """Resolves every input and holds every step against the store; runs nothing.
+def make_plan(
+    loaded: LoadedRecipe,
+    store: Store,
+    output_root: Path,
+    options: RunOptions,
+    destination: Destination | None = None,
+) -> Plan:
+    """Resolves every input and holds every step against where it would go; runs nothing.
+
+    Args:
+        loaded: The recipe.
+        store: Remembers file hashes, and holds artifacts where no `destination` is given.
+        output_root: Where links to earlier artifacts are, to explain changes.
+        options: Which part to run.
+        destination: A folder that takes the place of the store.
 
     Raises:
         RecipeError: A reference or an option names what is not there.
         InputError: A model or data set is missing or unsuitable.
     """
-    return _Planner(loaded, store, output_root, options).plan()
+    return _Planner(loaded, store, output_root, options, destination).plan()
 
 
 def download_sources(plan: Plan) -> bool:
@@ -119,10 +133,16 @@ class _Planner:
     """Plans steps one after another, each knowing those before it."""
 
     def __init__(
-        self, loaded: LoadedRecipe, store: Store, output_root: Path, options: RunOptions
+        self,
+        loaded: LoadedRecipe,
+        store: Store,
+        output_root: Path,
+        options: RunOptions,
+        destination: Destination | None,
     ) -> None:
         self._loaded = loaded
         self._store = store
+        self._destination = destination
         self._links = output_root / loaded.recipe.name
         self._options = options
         self._graph = build_graph(loaded)
@@ -147,7 +167,8 @@ class _Planner:
         }
         identity = identify(step, inputs)
         forced = name in self._options.force
-        cached = self._store.find(identity) is not None and not forced
+        found = (self._destination or self._store).find(identity)
+        cached = found is not None and not forced
         return PlannedStep(
             name=name,
             step=step,
@@ -169,6 +190,8 @@ class _Planner:
     def _explain(self, name: str, inputs: Mapping[str, ResolvedInput], identity: str) -> str:
         if name in self._options.force:
             return "forced by --force"
+        if self._destination is not None:
+            return "asked for by hand"
         if self._store.has_damaged(identity):
             return "the stored artifact is damaged and will be made anew"
         if self._store.has_partial(identity):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from llmopt.artifacts.files import expand_home
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.serving.target import Target
 from llmopt.steps.union import Step
@@ -49,9 +50,15 @@ class SourceSpec(BaseModel):
             raise ValueError("a local folder has no revision")
         return self
 
+    def describe(self) -> str:
+        """Writes the source as its short form in a recipe."""
+        if self.hf is None:
+            return str(self.path)
+        return self.hf if self.revision is None else f"{self.hf}@{self.revision}"
+
     def local_folder(self, base: Path) -> Path | None:
         """Returns the local folder, None for a hub id."""
-        return None if self.path is None else base / Path(self.path).expanduser()
+        return None if self.path is None else base / expand_home(self.path)
 
 
 class Recipe(BaseModel):

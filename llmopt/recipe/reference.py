@@ -20,8 +20,8 @@ INTRODUCTION = """\
 # Recipe reference
 
 Written by `make reference` from the models in the code; do not edit. `llmopt schema` prints the
-same as JSON Schema for editors. A value may be `${params.NAME}`, or `${env.NAME}` if `env` lists the
-variable; `$${` stands for a literal `${`.
+same as JSON Schema for editors. A value may be `${params.NAME}`, or `${env.NAME}` if `env` lists
+the variable; `$${` stands for a literal `${`.
 """
 COMMON = ("needs", "when_unavailable", "ungated")
 

@@ -17,6 +17,7 @@ from llmopt.steps.base import Estimate
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_SUCH_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 # Torch (a RuntimeError on both devices), the C library and its loader each say it differently.
 OUT_OF_MEMORY = re.compile(
     r"(can't|cannot) allocate memory(?! in static TLS)|not enough memory|out of memory"
@@ -54,6 +55,10 @@ def explain_failure(
         return InputError(
             f"{error.filename}: {error.strerror}",
             remedy="give this user access to it, or name another place (--store, -o)",
+        )
+    if isinstance(error, OSError) and number in NO_SUCH_PLACE and error.filename is not None:
+        return InputError(
+            f"{error.filename}: {error.strerror}", remedy="name another place, or clear this one"
         )
     if number == errno.ENOMEM or isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
         return _explain_memory(error, estimate)

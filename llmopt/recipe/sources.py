@@ -10,7 +10,9 @@ from llmopt.errors import InputError
 from llmopt.recipe.recipe import SourceSpec
 
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
-DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+DOWNLOAD_PATTERNS = [
+    "*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py",
+]  # fmt: skip
 
 
 def locate_source(spec: SourceSpec, base: Path, *, download: bool) -> Path:
@@ -39,7 +41,10 @@ def locate_source(spec: SourceSpec, base: Path, *, download: bool) -> Path:
 def _locate_hub_model(spec: SourceSpec, *, download: bool) -> Path:
     # Imported here: the hub's client takes longer to load than most recipes to validate.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        HTTPError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         folder = snapshot_download(
@@ -56,9 +61,18 @@ def _locate_hub_model(spec: SourceSpec, *, download: bool) -> Path:
             "can't be reached",
             remedy="connect and run again, or give a local folder",
         ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise InputError(f"model {spec.hf}@{spec.revision or 'main'}: {error}") from None
+    if not download and not _holds_model(Path(folder)):
+        return Path(f"hub:{spec.hf}@{spec.revision or 'main'}")
     return Path(folder)
+
+
+def _holds_model(folder: Path) -> bool:
+    """Tells a downloaded model from a snapshot that holds a tokenizer alone."""
+    if not (folder / "config.json").exists():
+        return False
+    return (folder / INDEX_NAME).exists() or any(folder.glob("*.safetensors"))
 
 
 def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:
@@ -67,8 +81,12 @@ def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:
         revision = spec.revision or ""
         # A snapshot's folder is named by its commit.
         commit = revision if COMMIT.match(revision) else folder.name
-        return digest_value({"hf": spec.hf, "commit": commit})
-    return digest_model_folder(folder, hasher)
+        return digest_value({"hf": spec.hf, "commit": commit, "code": spec.trust_remote_code})
+    digest = digest_model_folder(folder, hasher)
+    if not spec.trust_remote_code:
+        return digest
+    code = [path.name for path in folder.glob("*.py")]
+    return digest_value({"model": digest, "code": hasher.digest_folder(folder, code)})
 
 
 def digest_model_folder(folder: Path, hasher: FileHasher) -> str:

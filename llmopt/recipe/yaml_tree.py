@@ -69,6 +69,8 @@ def read_yaml(path: Path) -> YamlTree:
         raise RecipeError(f"recipe {path} does not exist") from None
     except IsADirectoryError:
         raise RecipeError(f"recipe {path} is a folder, not a file") from None
+    except OSError as error:
+        raise RecipeError(f"recipe {path} can't be read: {error.strerror}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise RecipeError(f"recipe {path} has {len(raw)} bytes; allowed are {MAX_FILE_BYTES}")
     try:

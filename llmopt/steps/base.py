@@ -42,6 +42,7 @@ class ResolvedInput:
             exist yet where another step will make it.
         dataset: The data set's description, where it is one.
         trust_remote_code: Whether a model's own code may run.
+        origin: Where it comes from, as the recipe says it, for manifests and explanations.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ResolvedInput:
     path: Path
     dataset: DatasetSpec | None = None
     trust_remote_code: bool = False
+    origin: str = ""
 
 
 StepInputs = Mapping[str, ResolvedInput]
@@ -81,6 +83,7 @@ class Outcome:
     metrics: dict[str, JsonValue] = field(default_factory=dict)
     layers: list[LayerError] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
 
 

@@ -1,5 +1,6 @@
 """Picks the device that a step computes on; imports torch, so only a step's `run()` does."""
 
+import platform
 import re
 
 import torch
@@ -34,3 +35,9 @@ def select_device(context: RunContext) -> torch.device:
             f"device {context.device} is asked for, but there are {torch.cuda.device_count()} GPUs"
         )
     return device
+
+
+def describe_device(device: torch.device) -> dict[str, str]:
+    """Says what a step was computed on, for the manifest."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": device.type, "name": name, "threads": str(torch.get_num_threads())}

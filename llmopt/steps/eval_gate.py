@@ -21,7 +21,7 @@ MEASURED = (
 class Requirement(BaseModel):
     """Limits of one metric; at least one of the three."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max: float | None = Field(None, description="The metric is at most this.")
     min: float | None = Field(None, description="The metric is at least this.")
@@ -69,8 +69,10 @@ class EvalGate(ScoringFields):
                 raise ValueError(f"give {', '.join(missing)}, or metrics_of in place of measuring")
             for metric in self.require:
                 _check_known(metric)
-        elif self.data is not None or self.baseline is not None:
-            raise ValueError("metrics_of takes no data and no baseline: nothing is measured")
+        elif any(value is not None for value in (self.model, self.baseline, self.data)):
+            raise ValueError(
+                "metrics_of takes no model, baseline or data: it judges what was measured there"
+            )
         return self
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
@@ -90,9 +92,15 @@ class EvalGate(ScoringFields):
         faults = find_misses(self.require, artifact.manifest.metrics)
         if faults:
             raise GateFailed(
-                f"gate {name}: " + "; ".join(faults),
+                f"gate {name}: {'; '.join(faults)}\n  measured: {_list_figures(artifact)}",
                 remedy=f"the measurements are kept in {artifact.path}",
             )
+
+
+def _list_figures(artifact: Artifact) -> str:
+    numbers = {name: _number(value) for name, value in artifact.manifest.metrics.items()}
+    shown = [f"{name} {value:.6g}" for name, value in numbers.items() if value is not None]
+    return ", ".join(shown) or "nothing"
 
 
 def find_misses(require: Mapping[str, Requirement], metrics: Mapping[str, JsonValue]) -> list[str]:

@@ -14,7 +14,7 @@ from llmopt.evaluate.metrics import summarise, summarise_documents
 from llmopt.evaluate.scoring import score_windows
 from llmopt.evaluate.windows import Window, cut_windows
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
-from llmopt.steps.device import select_device
+from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.measure_fields import ScoringFields, check_same_vocabulary, choose_window
 
 DOCUMENTS_NAME = "documents.jsonl"
@@ -44,7 +44,11 @@ def run_scoring(step: ScoringFields, inputs: StepInputs, context: RunContext) ->
     (context.work_folder / DOCUMENTS_NAME).write_text("".join(lines), encoding="utf-8")
     metrics = summarise(scores, categories)
     metrics |= {"max_length": max_length, "stride": stride}
-    return Outcome(metrics=metrics, timings={"score_s": round(time.perf_counter() - started, 3)})
+    return Outcome(
+        metrics=metrics,
+        timings={"score_s": round(time.perf_counter() - started, 3)},
+        machine=describe_device(device),
+    )
 
 
 def _open(model: ResolvedInput) -> Checkpoint:

@@ -5,6 +5,7 @@ import time
 import torch
 
 from llmopt import __version__
+from llmopt.artifacts.manifest import LayerError
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
 from llmopt.checkpoint.quantization_config import (
@@ -18,7 +19,7 @@ from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
-from llmopt.steps.device import select_device
+from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
 
 BYTES_PER_GB = 1_000_000_000
@@ -71,15 +72,26 @@ def run_quantization(
             "source_weights_bytes": checkpoint.weight_bytes(),
             "calibration_tokens": 0 if windows is None else windows.num_tokens,
             "lowest_snr_db": worst.snr_db,
-            "lowest_snr_layer": worst.layer,
+            "lowest_snr_layer": None if worst.snr_db is None else worst.layer,
         },
         layers=journal.errors,
+        machine=describe_device(device),
+        degraded=_describe_raised_damp(journal.errors),
         timings={
             "prepare_s": round(prepared - started, 3),
             "quantize_s": round(quantized - prepared, 3),
             "write_s": round(written - quantized, 3),
         },
     )
+
+
+def _describe_raised_damp(errors: list[LayerError]) -> list[str]:
+    return [
+        f"{error.layer}: damp_percent raised to {error.damp_percent:g}, its Hessian was not "
+        "positive definite before"
+        for error in errors
+        if error.damp_retries and error.damp_percent is not None
+    ]
 
 
 def load_windows(checkpoint: Checkpoint, data: ResolvedInput) -> CalibrationWindows:

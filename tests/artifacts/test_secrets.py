@@ -44,8 +44,16 @@ def test_a_manifest_never_holds_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", secret)
-    seal(tmp_path, identity=f"id-{secret}")
-    assert read_manifest(tmp_path).identity == "id-***"
+    seal(tmp_path, "identity", setting=f"it is {secret}!")
+    assert read_manifest(tmp_path).step.settings == {"note": "it is ***!"}
+
+
+def test_a_secret_that_is_a_word_of_ours_spoils_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "evaluation")
+    seal(tmp_path, "identity")
+    assert read_manifest(tmp_path).kind == "evaluation"
 
 
 def test_a_secret_that_begins_with_another_goes_whole(monkeypatch: pytest.MonkeyPatch) -> None:

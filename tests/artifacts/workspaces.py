@@ -7,7 +7,7 @@ from llmopt.artifacts.destination import Destination
 from llmopt.artifacts.manifest import Manifest, StepRecord, content_digest
 
 
-def seal(work: Path, identity: str, text: str = "contents") -> None:
+def seal(work: Path, identity: str, text: str = "contents", setting: str = "") -> None:
     """Writes two files and the manifest that vouches for them."""
     (work / "sub").mkdir(exist_ok=True)
     (work / "a.txt").write_text(text, encoding="utf-8")
@@ -18,7 +18,7 @@ def seal(work: Path, identity: str, text: str = "contents") -> None:
         identity=identity,
         content_digest=content_digest(files),
         created="2026-01-01T00:00:00+00:00",
-        step=StepRecord(id="step", uses="eval.perplexity", version=1, settings={}),
+        step=StepRecord(id="step", uses="eval.perplexity", version=1, settings={"note": setting}),
         inputs={},
         files=files,
     ).write(work)

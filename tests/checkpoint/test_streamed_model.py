@@ -54,7 +54,7 @@ def run_streamed(folder: Path, ids_BT: Tensor, dtype: torch.dtype | None = torch
     """Returns the logits of a model that is read block by block."""
     model = StreamedModel(Checkpoint.open(folder), CPU, dtype)
     with torch.inference_mode():
-        hidden = model.embed(ids_BT)
+        (hidden,) = model.embed([ids_BT])
         for index in range(model.num_blocks):
             hidden = DecoderBlock(model, index, ids_BT.shape[1]).forward(hidden)
         return model.read_head()(hidden)
@@ -147,7 +147,7 @@ def test_block_hands_out_what_each_linear_layer_reads(small_model: Path) -> None
         reference(ids_BT)
         model = StreamedModel(Checkpoint.open(small_model), CPU, torch.float32)
         block = DecoderBlock(model, 0, ids_BT.shape[1])
-        hidden = model.embed(ids_BT)
+        (hidden,) = model.embed([ids_BT])
         context = block.attention_context(hidden)
         middle = block.add_attention(hidden, context)
         inputs = [block.attention_input(hidden), context]

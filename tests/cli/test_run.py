@@ -96,15 +96,14 @@ def test_a_missed_gate_is_exit_code_3_with_numbers_every_time(
     [
         ("fail", [], 5),
         ("defer", [], 0),
-        ("defer", ["--detailed-exitcode"], 10),
         ("skip", ["--detailed-exitcode"], 0),
     ],
 )
 def test_a_step_whose_device_is_missing(
-    run_cli: RunCli, recipe: Path, policy: str, option: list[str], code: int
+    run_here: RunHere, recipe: Path, policy: str, option: list[str], code: int
 ) -> None:
     override = f"steps.quantize.when_unavailable={policy}"
-    done = run_cli("run", recipe, "--device", "cuda", "--set", override, *option)
+    done = run_here("run", recipe, "--device", "cuda", "--set", override, *option)
     assert done.returncode == code
     if policy == "fail":
         assert "missing capability: device cuda is asked for" in done.stderr
@@ -113,6 +112,16 @@ def test_a_step_whose_device_is_missing(
     else:
         assert "- quantize: not run: device cuda is asked for" in done.stderr
         assert "perplexity: not run: waits for quantize, which did not run" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, so nothing is deferred")
+def test_deferred_steps_have_an_exit_code_of_their_own(run_cli: RunCli, recipe: Path) -> None:
+    override = "steps.quantize.when_unavailable=defer"
+    options = ("--device", "cuda", "--set", override, "--detailed-exitcode", "--json")
+    done = run_cli("run", recipe, *options)
+    assert done.returncode == 10
+    last = events(done.stdout)[-1]
+    assert (last["event"], last["deferred"]) == ("run_finished", True)
 
 
 def test_a_plan_says_why_and_makes_nothing(run_cli: RunCli, recipe: Path, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_an_empty_text_is_bos_alone(tiny_tokenizer: DocumentTokenizer) -> None:
         (True, "{{ bos_token + bos_token }}" + TEMPLATE, 1),
         (False, TEMPLATE, 0),
         (False, "{{ bos_token }}" + TEMPLATE, 1),
+        (False, "{{ bos_token + bos_token }}" + TEMPLATE, 1),
     ],
 )
 def test_a_chat_has_the_bos_that_tokenizer_or_template_wants(

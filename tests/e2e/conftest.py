@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.payloads import Payload, read_payload
 from tests.e2e.warm import WarmLlmopt
-from tests.e2e.workplace import NUM_BLOCKS, Workplace, recipe_job
+from tests.e2e.workplace import NUM_BLOCKS, Job, Workplace, both_jobs, recipe_job
 from tests.models import make_model, write_documents
 
 Furnish = Callable[[], Workplace]
@@ -68,6 +68,23 @@ def warm() -> Iterator[WarmLlmopt]:
     server = WarmLlmopt()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def changes(
+    tmp_path_factory: pytest.TempPathFactory,
+    block_model: Path,
+    many_documents: Path,
+    warm: WarmLlmopt,
+) -> dict[Job, list[str]]:
+    """What uninterrupted runs of both jobs change in the file system, in order."""
+    found = {}
+    for name, job in both_jobs().items():
+        root = tmp_path_factory.mktemp("changes") / name
+        ended = warm.run(Workplace.furnish(root, block_model, many_documents), job)
+        assert ended.code == 0, ended.stderr
+        found[job] = ended.changes
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Several llmopt at once: on one store, into one folder, and beside `store gc`."""
 
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -15,17 +14,12 @@ WAITING = "another run is making this artifact; waiting for it"
 EXIT_USAGE = 2
 
 
-def start_beside(place: Workplace, first: Job, second: Job, is_met: Callable[[Run], bool]) -> Run:
-    """Starts a job, halts it at work, and starts another; both end."""
-    working = place.start(*first.arguments)
-    assert Moment("block", 1).await_in(working, place, first), working.stderr
-    working.send(signal.SIGSTOP)
-    meeting = place.start(*second.arguments)
-    meeting.wait_for(lambda: is_met(meeting))
-    working.send(signal.SIGCONT)
-    meeting.process.wait()
-    assert working.finish() == 0, working.stderr
-    return meeting
+def halt_at_work(place: Workplace, job: Job) -> Run:
+    """Starts a job and halts it after its first block."""
+    run = place.start(*job.arguments)
+    assert Moment("block", 1).await_in(run, place, job), run.stderr
+    run.send(signal.SIGSTOP)
+    return run
 
 
 def says_waiting(run: Run) -> bool:
@@ -35,29 +29,27 @@ def says_waiting(run: Run) -> bool:
 
 def test_same_recipe_twice_makes_one_artifact(place: Workplace, reference: Reference) -> None:
     job = recipe_job()
-    second = start_beside(place, job, job, says_waiting)
-    assert second.finish() == 0, second.stderr
+    first = halt_at_work(place, job)
+    second = place.start(*job.arguments)
+    assert second.wait_for(lambda: says_waiting(second)), second.stderr
+    first.send(signal.SIGCONT)
+    assert (first.finish(), second.finish()) == (0, 0), (first.stderr, second.stderr)
     assert second.stderr.count(WAITING) == 1
     assert "✓ quantize: in the store" in second.stderr
     assert len(list((place.store / "artifacts").iterdir())) == 1
     assert read_payload(place.folder / job.artifact) == reference.payload
 
 
-def test_same_folder_twice_is_refused_once_it_is_full(
-    place: Workplace, reference: Reference
-) -> None:
-    job = hand_job()
-    second = start_beside(place, job, job, says_waiting)
-    assert second.finish() == EXIT_USAGE
+def test_same_folder_is_given_to_one(place: Workplace, reference: Reference) -> None:
+    first = halt_at_work(place, hand_job())
+    code, stderr = place.run(*hand_job(OUTPUT, "--bits", "8").arguments)
+    assert code == EXIT_USAGE
+    assert "holds the unfinished work of another step or of other settings" in stderr
+    second = place.start(*hand_job().arguments)
+    assert second.wait_for(lambda: says_waiting(second)), second.stderr
+    first.send(signal.SIGCONT)
+    assert (first.finish(), second.finish()) == (0, EXIT_USAGE), (first.stderr, second.stderr)
     assert f"output folder {place.folder / OUTPUT} is not empty" in second.stderr
-    assert read_payload(place.folder / OUTPUT) == reference.payload
-
-
-def test_same_folder_with_other_settings_is_refused(place: Workplace, reference: Reference) -> None:
-    other = hand_job(OUTPUT, "--bits", "8")
-    second = start_beside(place, hand_job(), other, lambda run: run.process.poll() is not None)
-    assert second.finish() == EXIT_USAGE
-    assert "holds the unfinished work of another step or of other settings" in second.stderr
     assert read_payload(place.folder / OUTPUT) == reference.payload
 
 

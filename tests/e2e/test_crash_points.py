@@ -8,10 +8,10 @@ import pytest
 from tests.e2e.conftest import Reference
 from tests.e2e.payloads import read_payload
 from tests.e2e.warm import WarmLlmopt
-from tests.e2e.workplace import OUTPUT, Job, Workplace, hand_job, recipe_job
+from tests.e2e.workplace import OUTPUT, Job, Workplace, both_jobs
 
 SEED = 2
-JOBS = {"run": recipe_job(), "by hand": hand_job()}
+JOBS = both_jobs()
 EXIT_KILLED = -9
 
 
@@ -53,13 +53,16 @@ def find_first(changes: list[str], part: str) -> int:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_crash_points_of_working_sealing_and_publishing(
-    place: Workplace, job: Job, warm: WarmLlmopt, reference: Reference
+    place: Workplace,
+    job: Job,
+    warm: WarmLlmopt,
+    changes: dict[Job, list[str]],
+    reference: Reference,
 ) -> None:
-    changes = warm.run(place, job).changes
-    sealing = find_first(changes, "manifest.json")
-    working = range(find_first(changes, "journal.json"), sealing)
+    sealing = find_first(changes[job], "manifest.json")
+    working = range(find_first(changes[job], "journal.json"), sealing)
     chosen = random.Random(SEED).sample(working, 2)  # noqa: S311
-    points = [*chosen, sealing + 1, sealing + 2, find_last_rename(changes)]
+    points = [*chosen, sealing + 1, sealing + 2, find_last_rename(changes[job])]
     assert find_faults_at(place, job, warm, points, reference) == []
 
 
@@ -76,8 +79,11 @@ def find_last_rename(changes: list[str]) -> int:
 @pytest.mark.full
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_every_crash_point(
-    place: Workplace, job: Job, warm: WarmLlmopt, reference: Reference
+    place: Workplace,
+    job: Job,
+    warm: WarmLlmopt,
+    changes: dict[Job, list[str]],
+    reference: Reference,
 ) -> None:
-    changes = warm.run(place, job).changes
-    points = range(find_first(changes, "partial"), len(changes) + 1)
+    points = range(find_first(changes[job], "partial"), len(changes[job]) + 1)
     assert find_faults_at(place, job, warm, points, reference) == []

@@ -89,7 +89,7 @@ def test_disk_that_fills_up_during_the_work(
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_the_estimate_is_enough_but_not_idle(
+def test_a_disk_just_above_the_estimate_is_enough(
     place: Workplace, disk: SmallDisk, warm: WarmLlmopt, reference: Reference, job: Job
 ) -> None:
     disk.remount("size=600k")

@@ -57,6 +57,11 @@ def hand_job(output: str = OUTPUT, *options: str) -> Job:
     return Job(arguments, output, output)
 
 
+def both_jobs() -> dict[str, Job]:
+    """The recipe's job and the same by hand, by name; their artifacts hold the same bytes."""
+    return {"run": recipe_job(), "by hand": hand_job()}
+
+
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 

@@ -94,7 +94,6 @@ def test_follows_damping_and_scale_dtype(scale_dtype: torch.dtype, damp_percent:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("sym", [True, False])
 def test_dead_columns_are_the_textbooks(order: str, sym: bool) -> None:
-    # With every living diagonal above 1 the authors' order, where dead ones count as 1, is ours.
     # Half are dead and damping is strong: what a dead one adds to the mean diagonal matters.
     dead = [*range(0, 130, 2), 129]
     W, H = make_layer(8, 130, dead=tuple(dead))

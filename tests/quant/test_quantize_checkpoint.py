@@ -16,6 +16,7 @@ from llmopt.checkpoint.model_config import BLOCK_LINEARS
 from llmopt.checkpoint.quantization_config import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError, NumericalError
+from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.rounding import solve_rtn
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
@@ -273,7 +274,7 @@ def test_damaged_work_is_thrown_away_and_done_again(model: Path, tmp_path: Path)
     resumed = quantize(model, tmp_path / "cut", progress=again)
     assert read_files(resumed.folder) == read_files(whole.folder)
     (note,) = again.notes
-    assert note.startswith("unfinished work is damaged, starting anew: block-00000.safetensors")
+    assert note.startswith("unfinished work can't be used, starting anew: block-00000.safetensors")
 
 
 def replace_counts(progress: InterruptingProgress) -> InterruptingProgress:
@@ -281,21 +282,25 @@ def replace_counts(progress: InterruptingProgress) -> InterruptingProgress:
     return InterruptingProgress(progress.details, progress.advances)
 
 
-def test_nearest_without_data_needs_no_windows(model: Path, tmp_path: Path) -> None:
-    checkpoint = Checkpoint.open(model)
+def round_without_data(model: Path, scratch: Path) -> Journal:
+    """Rounds a model to nearest with no calibration data."""
     scheme = make_options().scheme
-    journal = quantize_blocks(
+    return quantize_blocks(
         QuantizeJob(
-            checkpoint=checkpoint,
+            checkpoint=Checkpoint.open(model),
             solve=lambda W, H: solve_rtn(W, H, scheme, torch.bfloat16),
             format="gptq",
             windows=None,
-            scratch=tmp_path,
+            scratch=scratch,
             device=torch.device("cpu"),
             activation_budget_bytes=0,
             progress=SilentProgress(),
         )
     )
+
+
+def test_nearest_needs_no_data(model: Path, tmp_path: Path) -> None:
+    journal = round_without_data(model, tmp_path)
     assert len(journal.packed_tensors()) == 2 * 7 * 4
     assert {error.loss for error in journal.errors} == {None}
     assert all(error.weight_mse > 0 for error in journal.errors)
@@ -312,18 +317,26 @@ def spoil_weight(model: Path, folder: Path, name: str, value: float) -> Path:
     return folder
 
 
+LINEAR = "model.layers.1.mlp.up_proj.weight"
+KEPT = (
+    "model.embed_tokens.weight",
+    "model.layers.1.input_layernorm.weight",
+    "model.norm.weight",
+    "lm_head.weight",
+)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(
-    "name",
-    ["model.layers.1.mlp.up_proj.weight", "model.layers.0.input_layernorm.weight",
-     "model.embed_tokens.weight"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", [LINEAR, *KEPT])
+@pytest.mark.parametrize("with_data", [True, False])
 def test_weights_that_are_not_finite_are_refused(
-    model: Path, tmp_path: Path, name: str, value: float
+    tmp_path: Path, with_data: bool, name: str, value: float
 ) -> None:
+    model = make_small_model(tmp_path / "model", tie_word_embeddings=False)
     spoiled = spoil_weight(model, tmp_path / "spoiled", name, value)
     with pytest.raises(InputError, match=f"tensor {name} holds NaN or infinity"):
-        quantize(spoiled, tmp_path / "out")
+        quantize(spoiled, tmp_path) if with_data else round_without_data(spoiled, tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_activations_that_overflow_name_the_layers(model: Path, tmp_path: Path) -> None:

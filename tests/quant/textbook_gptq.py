@@ -60,9 +60,12 @@ def textbook_gptq(W: Floats, H: Floats, scheme: TextbookScheme) -> TextbookResul
     W, H = W.astype(np.float64), H.astype(np.float64)
     num_rows, num_columns = W.shape
     dead = np.diag(H) == 0
-    H[dead, dead] = 1
+    # The authors put 1, which then counts in the mean diagonal; declared difference: the mean of
+    # the living, so that damping does not depend on the scale of the activations.
+    H[dead, dead] = np.diag(H)[~dead].mean() if not dead.all() else 1
     W[:, dead] = 0
-    perm, groups = order_columns(np.diag(H), scheme)
+    # For the same reason the dead come last, which their 1 may or may not make of them.
+    perm, groups = order_columns(np.where(dead, 0, np.diag(H)), scheme)
     W, H = W[:, perm], H[np.ix_(perm, perm)]
     H[np.diag_indices(num_columns)] += scheme.damp_percent * np.mean(np.diag(H))
     Hinv = np.linalg.cholesky(np.linalg.inv(H)).T  # upper

@@ -101,7 +101,7 @@ def test_every_miss_is_told() -> None:
         ({"require": {"perplexit": {"max": 1}}}, "did you mean perplexity"),
         ({"model": None}, "give model, or metrics_of"),
         ({"model": None, "data": None}, "give model, data, or metrics_of"),
-        ({"metrics_of": "other"}, "metrics_of takes no data and no baseline"),
+        ({"metrics_of": "other"}, "metrics_of takes no model, baseline or data"),
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
