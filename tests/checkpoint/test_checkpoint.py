@@ -216,7 +216,7 @@ def test_tokenizer_is_asked_for(model: Path) -> None:
 
 def read_everything(model: StreamedModel) -> None:
     """Reads every weight of a model."""
-    model.embed(torch.zeros(1, 2, dtype=torch.int64))
+    list(model.embed([torch.zeros(1, 2, dtype=torch.int64)]))
     for block in range(model.num_blocks):
         model.load_block(block)
     model.read_head()

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -178,6 +179,24 @@ def test_blocks_are_read_afresh(small_model: Path) -> None:
     assert not weight.requires_grad
 
 
+@pytest.mark.parametrize("name", ["nonsense", "somebody/kernel"])
+def test_attention_that_the_config_asks_for_is_not_fetched(
+    small_model: Path, model: Path, name: str
+) -> None:
+    edit_json(model / "config.json", attn_implementation=name, _attn_implementation=name)
+    ids_BT = make_ids()
+    assert torch.equal(run_streamed(model, ids_BT), run_streamed(small_model, ids_BT))
+
+
+def test_embeddings_of_all_batches_come_one_by_one(small_model: Path) -> None:
+    model = StreamedModel(Checkpoint.open(small_model), CPU)
+    table = safetensors.torch.load_file(small_model / "model.safetensors")
+    batches = [make_ids(2, 5), make_ids(1, 9)]
+    found = list(model.embed(iter(batches)))
+    for ids_BT, hidden in zip(batches, found, strict=True):
+        assert torch.equal(hidden, table["model.embed_tokens.weight"][ids_BT])
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -186,7 +205,6 @@ def test_blocks_are_read_afresh(small_model: Path) -> None:
         {"hidden_act": "nonsense"},
         {"rms_norm_eps": "small"},
         {"pad_token_id": 99999},
-        {"attn_implementation": "nonsense"},
     ],
     ids=str,
 )

@@ -162,7 +162,8 @@ def test_the_same_is_served_where_the_rule_does_not_hold() -> None:
         (LLAMA_8B, QuantScheme(4, 128, sym=False), "compressed-tensors", {}),
         (LLAMA_8B, QuantScheme(4, -1, desc_act=True), "gptq", {}),
         (LLAMA_8B, GROUP_128, "gptq", {"device": "cpu"}),
-        (LLAMA_8B, GROUP_128, "gptq", {"tp": 16}),  # two GPUs share each key-value head
+        # Four GPUs share each key-value head, so none has less than a whole one.
+        (dataclasses.replace(LLAMA_8B, intermediate_size=16384), GROUP_128, "gptq", {"tp": 32}),
         (LLAMA_2_7B, GROUP_128, "gptq", {"tp": 2}),
         (QWEN_4B, GROUP_128, "gptq", {"tp": 4}),
     ]:
