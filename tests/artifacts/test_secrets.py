@@ -26,7 +26,7 @@ def test_values_of_secret_variables_are_blotted_out(
     assert redact("a hf_0123456789 b/hf_0123456789/c") == "a *** b/***/c"
 
 
-@pytest.mark.parametrize("name", ["HOME", "PATH", "LLMOPT_STORE", "HF_HOME"])
+@pytest.mark.parametrize("name", ["HOME", "PATH", "LLMOPT_STORE", "HF_HOME", "MAX_TOKENS"])
 def test_other_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "/some/where")
     assert not is_secret_name(name)

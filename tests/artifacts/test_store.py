@@ -79,6 +79,15 @@ def test_a_link_points_at_the_artifact_and_can_be_moved_on(store: Store, tmp_pat
     assert [path.name for path in link.parent.iterdir()] == ["step"]
 
 
+def test_a_link_holds_where_its_folder_is_a_link_itself(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away" / "disk").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "far" / "away" / "disk")
+    artifact = publish(store, "id")
+    store.link(tmp_path / "out" / "step", artifact)
+    assert (tmp_path / "out" / "step").resolve() == artifact.path
+    assert store.collect_garbage(dry_run=False) == []
+
+
 def test_gc_keeps_what_is_linked(store: Store, tmp_path: Path) -> None:
     store.link(tmp_path / "out" / "step", publish(store, "linked"))
     publish(store, "loose")

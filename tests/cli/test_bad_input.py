@@ -213,6 +213,7 @@ def test_data_that_can_not_be_used(
         (["--data", "data.docx"], 8, ["data.docx is neither .jsonl nor .txt"]),
         (["--store", "file"], 8, ["file can't be made: File exists", "--store"]),
         (["-o", "file"], 2, ["file is a file", "→ name a folder with -o"]),
+        (["-o", "."], 2, ["is the working directory", "→ name a folder below it"]),
         (["-o", "file/o"], 8, ["file can't be made: ", "→ name another place (-o"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -57,6 +57,12 @@ def test_rounding_needs_no_data(run_here: RunHere, tmp_path: Path, random_model:
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
 
 
+def test_options_of_data_want_data(run_cli: RunCli, random_model: Path) -> None:
+    done = run_cli("quantize", "rtn", random_model, "--samples", "2", "-o", "q")
+    assert done.returncode == 2
+    assert "--samples is given, but no data set" in done.stderr
+
+
 def test_data_defaults_to_the_shipped_set(run_here: RunHere, random_model: Path) -> None:
     printed = run_here("quantize", "gptq", random_model, "--print-recipe").stdout
     assert "set: apparel-ja" in printed

@@ -22,6 +22,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         DatasetSpec(path="nowhere.jsonl").locate(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         DatasetSpec(path=".").locate(tmp_path)
+    with pytest.raises(InputError, match=r"path ~nobody-of-that-name/d\.jsonl: "):
+        DatasetSpec(path="~nobody-of-that-name/d.jsonl").locate(tmp_path)
 
 
 @pytest.mark.parametrize(("split", "at_least"), [("calibration", 300), ("heldout", 60)])

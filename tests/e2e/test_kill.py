@@ -107,6 +107,6 @@ def test_killed_with_other_settings(
         place.write_recipe(**settings)
     code, stderr = whole.run(*job.arguments)
     assert code == 0, stderr
-    assert kill_chain(killed, job, choose_moments(reference)) >= 7
+    assert kill_chain(killed, job, choose_moments(reference)[1::2]) >= 3
     expected = read_payload(whole.folder / job.artifact)
     assert read_payload(killed.folder / job.artifact) == expected

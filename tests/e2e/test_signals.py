@@ -11,6 +11,7 @@ from tests.e2e.payloads import read_payload
 from tests.e2e.workplace import NUM_BLOCKS, Job, Run, Workplace, hand_job, recipe_job
 
 EXIT_INTERRUPTED = 130
+TEXT = "interrupted; repeat the same command to go on where it stopped"
 SEED = 11
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,7 +25,7 @@ def interrupt(
     for _ in range(times):
         run.send(number)
     assert run.finish() == EXIT_INTERRUPTED, run.stderr
-    assert "interrupted; repeat the same command to go on where it stopped" in run.stderr
+    assert TEXT in run.stderr
     assert "Traceback" not in run.stderr
     assert place.find_half_work() == []
     return run
@@ -49,10 +50,19 @@ def test_interrupted_work_goes_on(place: Workplace, reference: Reference) -> Non
 @pytest.mark.parametrize("job", [recipe_job(), hand_job()], ids=["run", "by hand"])
 def test_interrupted_at_any_moment(place: Workplace, job: Job, reference: Reference) -> None:
     rng = random.Random(SEED)  # noqa: S311
-    for number in BOTH * 5:
-        # Most of the time goes into imports, in which libraries swallow exceptions.
-        interrupt(place, job, Moment("loading", delay_s=rng.random() * reference.load_s), number)
+    codes = []
+    for number in BOTH * 6:
         place.clear()
-    interrupt(place, job, Moment("block", 2), signal.SIGTERM)
-    assert place.run(*job.arguments)[0] == 0
+        run = place.start(*job.arguments)
+        # Most of the time goes into imports, in which libraries swallow exceptions.
+        if Moment("loading", delay_s=rng.random() * reference.load_s).await_in(run, place, job):
+            run.send(number)
+        codes.append(run.finish())
+        assert "Traceback" not in run.stderr
+        assert (TEXT in run.stderr) == (codes[-1] == EXIT_INTERRUPTED), run.stderr
+        assert place.find_half_work() == []
+    assert set(codes) <= {EXIT_INTERRUPTED, 0}  # 0: it was done before the signal came
+    assert codes.count(EXIT_INTERRUPTED) >= 6
+    if codes[-1] == EXIT_INTERRUPTED:
+        assert place.run(*job.arguments)[0] == 0
     assert read_payload(place.folder / job.artifact) == reference.payload

@@ -1,5 +1,6 @@
 """Plans: what would run and why, on a real store, without running anything."""
 
+import importlib.metadata
 import os
 import shutil
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from llmopt.artifacts.store import Store
 from llmopt.errors import InputError, RecipeError
+from llmopt.recipe.plan import RunOptions, make_plan
 from tests.models import edit_json
-from tests.recipe.harness import EVALUATE, GATE, GPTQ, QUANTIZE, Data, Workplace, make_recipe
+from tests.recipe.harness import EVALUATE, GATE, GPTQ, QUANTIZE, Data, Workplace, load, make_recipe
 
 CHAIN: Data = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALUATE}
 
@@ -215,3 +218,48 @@ def test_only_what_the_chosen_steps_read_must_exist(workplace: Workplace, recipe
     assert list(workplace.states(recipe, until="quantize")) == ["quantize"]
     with pytest.raises(InputError, match=r"data set file .*nowhere\.jsonl does not exist"):
         workplace.plan(recipe)
+
+
+def test_a_source_exchanged_for_another_is_named_with_both_places(
+    workplace: Workplace, recipe: Data, tmp_path: Path
+) -> None:
+    workplace.run(recipe, until="quantize")
+    other = copy_inputs(recipe, tmp_path)
+    edit_json(tmp_path / "model" / "config.json", rms_norm_eps=1e-5)
+    before, after = recipe["sources"]["base"], other["sources"]["base"]
+    reason = workplace.states(other)["quantize"]
+    assert reason.startswith("invalidated because base was ")
+    assert before in reason.partition(", is ")[0]
+    assert after in reason.partition(", is ")[2]
+
+
+def test_a_library_of_another_version_is_named(
+    workplace: Workplace, recipe: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace.run(recipe, until="quantize")
+    version = importlib.metadata.version
+
+    def newer(name: str) -> str:
+        return "99.0" if name == "tokenizers" else version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", newer)
+    assert workplace.states(recipe)["quantize"] == (
+        f"invalidated because tokenizers {version('tokenizers')} → 99.0"
+    )
+
+
+def test_an_artifact_that_is_only_linked_from_elsewhere_was_removed(
+    workplace: Workplace, recipe: Data
+) -> None:
+    workplace.run(recipe, until="quantize")
+    loaded = load(workplace.folder, recipe)
+    plan = make_plan(loaded, Store(workplace.folder / "new"), workplace.links, RunOptions())
+    assert plan.steps[0].reason == "the stored artifact was removed"
+
+
+def test_going_ahead_of_a_gate_is_named(workplace: Workplace, recipe: Data) -> None:
+    workplace.run(recipe)
+    recipe["steps"]["perplexity"] = {**EVALUATE, "ungated": True}
+    assert workplace.states(recipe)["perplexity"].startswith(
+        "invalidated because steps.perplexity.ungated"
+    )
