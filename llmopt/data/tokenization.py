@@ -53,11 +53,10 @@ class DocumentTokenizer:
         """
         text = self._render(document, template)
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        start = 0
-        while start < len(ids) and ids[start] == self.bos_id:
-            start += 1
-        needs_bos = self.bos_id is not None and (self.adds_bos or start > 0)
-        return [self.bos_id, *ids[start:]] if needs_bos and self.bos_id is not None else ids
+        if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
+            return ids  # a model without BOS, or whose "BOS" only ever ends a text
+        rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out
+        return [self.bos_id, *rest] if self.adds_bos or ids[:1] == [self.bos_id] else rest
 
     def decode(self, ids: list[int]) -> str:
         """Turns ids back into text, special tokens included."""

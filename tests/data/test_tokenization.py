@@ -51,6 +51,13 @@ def test_a_text_begins_with_one_bos(tiny_tokenizer: DocumentTokenizer) -> None:
     assert len(tiny_tokenizer) == 6144
 
 
+def test_a_bos_that_the_text_spells_out_is_left_out(tiny_tokenizer: DocumentTokenizer) -> None:
+    ids = tiny_tokenizer.encode(Document("d", "c", text="<s>前身頃<s>後身頃"))
+    assert ids[0] == BOS
+    assert ids.count(BOS) == 1
+    assert tiny_tokenizer.decode(ids[1:]) == "前身頃後身頃"
+
+
 def test_a_templates_own_bos_is_not_doubled(tiny_tokenizer: DocumentTokenizer) -> None:
     ids = tiny_tokenizer.encode(CHAT, "chat")
     assert ids[0] == BOS

@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def test_work_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> N
 
 
 def test_unfinished_work_counts_towards_what_is_needed(tmp_path: Path) -> None:
+    needed = shutil.disk_usage(tmp_path).free + 10**9
+    estimate = Estimate(ram_bytes=1, disk_bytes=needed, flops=1.0)
+    with pytest.raises(ResourceError, match="free; the step needs"):
+        resource_errors(tmp_path, estimate).__enter__()
     with (tmp_path / "block").open("wb") as file:
-        file.truncate(10**15)  # sparse: a size without the bytes
+        file.truncate(needed)  # sparse: a size without the bytes
     begun = False
-    with resource_errors(tmp_path, Estimate(ram_bytes=1, disk_bytes=10**15, flops=1.0)):
+    with resource_errors(tmp_path, estimate):
         begun = True
     assert begun
 
