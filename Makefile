@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env gptqmodel-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -24,6 +24,9 @@ test-full: setup
 
 vllm-env:
 	bash environments/vllm.sh
+
+gptqmodel-env:
+	bash environments/gptqmodel.sh
 
 test-vllm: setup vllm-env
 	$(BIN)/python -m pytest -m vllm

@@ -5,7 +5,7 @@
 For each sampling (a seed of the calibration set's order) every tool gets the same 64 x 512 token
 ids, 4 bits, group 128, symmetric; the KL divergence to the original is measured on the held-out
 split by `llmopt eval`. Prints a Markdown table. gptqmodel runs in its own environment, made by
-`bash environments/gptqmodel.sh`; without it that row is left out and said so.
+`make gptqmodel-env`; without it that row is left out and said so.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
         listed = ", ".join(f"{kl:.6f}" for kl in each)
         print(f"| {method} | {mean:.6f} | {listed} | {baseline / mean:.1f} |")
     if not GPTQMODEL_PYTHON.exists():
-        print("\ngptqmodel was left out: bash environments/gptqmodel.sh makes its environment")
+        print("\ngptqmodel was left out: `make gptqmodel-env` makes its environment")
 
 
 if __name__ == "__main__":
