@@ -2,8 +2,9 @@
 
     python greedy.py MODEL_DIR REQUEST.json RESPONSE.json
 
-Request: {"prompt_token_ids": [[int, ...], ...], "max_tokens": 32}. End-of-sequence tokens are
-ignored, so every prompt yields exactly `max_tokens` tokens. No tokenizer is needed.
+Request: {"prompt_token_ids": [[int, ...], ...], "max_tokens": 32, "dtype": "float16"}, the last
+being what is computed in, "auto" for the checkpoint's own. End-of-sequence tokens are ignored, so
+every prompt yields exactly `max_tokens` tokens. No tokenizer is needed.
 
 Response: {"token_ids": [[int, ...], ...],       one list per prompt, in the request's order
            "logprobs": [[[[token_id, natural log], [token_id, natural log]], ...], ...],
@@ -51,6 +52,7 @@ class Request(TypedDict):
 
     prompt_token_ids: list[list[int]]
     max_tokens: int
+    dtype: str
 
 
 def load_engine(model_dir: Path, request: Request) -> "LLM":
@@ -60,6 +62,7 @@ def load_engine(model_dir: Path, request: Request) -> "LLM":
     prompts = request["prompt_token_ids"]
     return LLM(
         str(model_dir),
+        dtype=request["dtype"],
         skip_tokenizer_init=True,
         enforce_eager=True,
         max_model_len=max(map(len, prompts)) + request["max_tokens"],
