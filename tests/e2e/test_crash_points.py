@@ -8,11 +8,20 @@ import pytest
 from tests.e2e.conftest import Reference
 from tests.e2e.payloads import read_payload
 from tests.e2e.warm import WarmLlmopt
-from tests.e2e.workplace import OUTPUT, Job, Workplace, both_jobs
+from tests.e2e.workplace import (
+    FINISHED_NOTE,
+    NUM_BLOCKS,
+    OUTPUT,
+    STORED_NOTE,
+    Job,
+    Workplace,
+    both_jobs,
+)
 
 SEED = 2
 JOBS = both_jobs()
 EXIT_KILLED = -9
+LATER = (FINISHED_NOTE, STORED_NOTE)
 
 
 def die_and_resume(
@@ -24,6 +33,9 @@ def die_and_resume(
     if died.code != EXIT_KILLED:
         faults.append(f"ended with {died.code} instead of being killed: {died.stderr}")
     note = place.expect_note(job)
+    num_journaled = count_journaled(died.changes[:-1])
+    if num_journaled and note not in (f"resumed: {num_journaled} of {NUM_BLOCKS} blocks", *LATER):
+        faults.append(f"{num_journaled} blocks were finished; what is left says {note}")
     resumed = warm.run(place, job)
     if resumed.code != 0:
         faults.append(f"the next run ended with {resumed.code}: {resumed.stderr}")
@@ -33,6 +45,11 @@ def die_and_resume(
         faults.append(f"{note!r} is missing in: {resumed.stderr}")
     faults += [f"left over: {path}" for path in place.find_leftovers()]
     return [f"killed before change {die_at}, {died.changes[-1]}: {fault}" for fault in faults]
+
+
+def count_journaled(changes: list[str]) -> int:
+    """Counts the blocks that a run had written down by then."""
+    return sum(c.startswith("os.rename") and c.endswith("/journal.json") for c in changes)
 
 
 def find_faults_at(
@@ -60,8 +77,9 @@ def test_crash_points_of_working_sealing_and_publishing(
     reference: Reference,
 ) -> None:
     sealing = find_first(changes[job], "manifest.json")
-    working = range(find_first(changes[job], "journal.json"), sealing)
-    chosen = random.Random(SEED).sample(working, 2)  # noqa: S311
+    first, journal = (find_first(changes[job], part) for part in ("partial", "journal.json"))
+    rng = random.Random(SEED)  # noqa: S311
+    chosen = [*rng.sample(range(first, journal), 2), *rng.sample(range(journal, sealing), 2)]
     points = [*chosen, sealing + 1, sealing + 2, find_last_rename(changes[job])]
     assert find_faults_at(place, job, warm, points, reference) == []
 

@@ -26,6 +26,7 @@ INPUTS = {"model", "documents.jsonl"}
 POLL_S = 0.0003
 TIMEOUT_S = 300.0
 FINISHED_NOTE = "resumed: an earlier run finished it"
+STORED_NOTE = "quantize: in the store"
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,8 @@ class Workplace:
 
     def expect_note(self, job: Job) -> str | None:
         """Returns what the next run has to say about the work that lies there."""
-        if (self.folder / job.artifact / "manifest.json").exists():
-            return None
+        if list((self.store / "artifacts").glob("*")):
+            return STORED_NOTE
         handover = self.folder / f".{job.artifact}.llmopt-handover"
         sealed = [
             path for path in self.find_work(job, "manifest.json") if ".scratch" not in path.parts
