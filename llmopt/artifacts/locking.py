@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from llmopt.artifacts.files import make_folder
 from llmopt.errors import InputError
+
+if TYPE_CHECKING:
+    from filelock import FileLock  # loaded when first locked: `--help` locks nothing
 
 
 @contextmanager
@@ -18,6 +20,8 @@ def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
         path: The lock file; it is left in place, since removing it would race.
         on_wait: Called once with a sentence when another process holds the lock.
     """
+    from filelock import Timeout  # noqa: PLC0415
+
     lock = _open_lock(path)
     try:
         lock.acquire(timeout=0)
@@ -33,6 +37,8 @@ def hold_lock(path: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Holds a file lock if no process holds it now; yields whether it does."""
+    from filelock import Timeout  # noqa: PLC0415
+
     lock = _open_lock(path)
     try:
         lock.acquire(timeout=0)
@@ -45,7 +51,9 @@ def try_lock(path: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _open_lock(path: Path) -> FileLock:
+def _open_lock(path: Path) -> "FileLock":
+    from filelock import FileLock  # noqa: PLC0415
+
     make_folder(path.parent)
     try:
         path.touch()

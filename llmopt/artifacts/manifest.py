@@ -16,7 +16,7 @@ ArtifactKind = Literal["quantized_checkpoint", "evaluation"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class FileEntry(_Frozen):

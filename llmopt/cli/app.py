@@ -1,22 +1,69 @@
-"""The command line's tree of commands; imports no torch."""
+"""The command line's tree of commands; each is loaded when it is asked for, none with torch."""
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llmopt import __version__
-from llmopt.cli.evaluate import make_eval_command
-from llmopt.cli.inspect import doctor, init, store_app, verify
-from llmopt.cli.quantize import make_quantize_command
-from llmopt.cli.run import plan, run, schema, validate
+
+# Command → where it lies, and what `llmopt --help` says of it without loading it.
+COMMANDS = {
+    "run": ("llmopt.cli.run:run", "Run a recipe: only what is not already in the store."),
+    "plan": ("llmopt.cli.run:plan", "Show what would run and why, with rough needs; run nothing."),
+    "validate": (
+        "llmopt.cli.run:validate",
+        "Check recipes: syntax, references, files, and whether the target could serve.",
+    ),
+    "schema": ("llmopt.cli.run:schema", "Print the JSON Schema of recipes, for editors."),
+    "init": ("llmopt.cli.inspect:init", "Write a first recipe for a model: quantise, then gate."),
+    "quantize": ("llmopt.cli.quantize:quantize_app", "Quantise one model by hand."),
+    "eval": (
+        "llmopt.cli.evaluate:evaluate",
+        "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",
+    ),
+    "verify": (
+        "llmopt.cli.inspect:verify",
+        "Check that an artifact is whole, what it claims to be, and loadable.",
+    ),
+    "doctor": (
+        "llmopt.cli.inspect:doctor",
+        "Say what this machine can run, and how to get what is missing.",
+    ),
+    "store": ("llmopt.cli.inspect:store_app", "Look at the artifact store and clear it."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Puts the real command in place of its entry in the list, once it is to be run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Finds the command that the first argument names, and loads it."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Imports a command's module; returns what typer makes of it."""
+    place, summary = COMMANDS[name]
+    module, attribute = place.split(":")
+    found = getattr(importlib.import_module(module), attribute)
+    loaded = typer.Typer(help=summary, add_completion=False, no_args_is_help=True)
+    if isinstance(found, typer.Typer):
+        loaded.add_typer(found, help=summary)
+    else:
+        loaded.command(name, help=summary)(found)
+    return typer.main.get_command(loaded)
+
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="From checkpoint to served artifact, each step a few lines of YAML in git.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-quantize_app = typer.Typer(help="Quantise one model by hand.", no_args_is_help=True)
 
 
 def _print_version(value: bool) -> None:
@@ -37,15 +84,9 @@ def _root(
     del version
 
 
-app.command()(run)
-app.command()(plan)
-app.command()(validate)
-app.command()(schema)
-app.command()(init)
-app.command("eval")(make_eval_command())
-app.command()(verify)
-app.command()(doctor)
-for _method in ("gptq", "rtn"):
-    quantize_app.command(_method)(make_quantize_command(_method))
-app.add_typer(quantize_app, name="quantize")
-app.add_typer(store_app, name="store")
+def _listed() -> None:
+    """Stands in the list of commands for one that is not loaded."""
+
+
+for _name, (_, _summary) in COMMANDS.items():
+    app.command(_name, help=_summary)(_listed)

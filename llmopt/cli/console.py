@@ -1,61 +1,18 @@
-"""What a person sees of a run: on a terminal a live bar, elsewhere plain lines, all on stderr."""
+"""What a run tells: plain lines on stderr, JSON on stdout; on a terminal see `cli.terminal`."""
 
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from llmopt.artifacts.progress import Progress as ProgressProtocol
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.secrets import redact, redact_leaves
+from llmopt.recipe.execute import RunListener
 
 PLAIN_INTERVAL_S = 5.0
-
-
-class TerminalProgress:
-    """A live bar: block k of n, time left, the current layer's error."""
-
-    def __init__(self, bar: Progress, step: str, console: Console) -> None:
-        self._bar = bar
-        self._step = step
-        self._console = console
-        self._task: TaskID | None = None
-
-    def start(self, description: str, total: int, completed: int = 0) -> None:
-        """Shows a new bar."""
-        self._task = self._bar.add_task(
-            f"{self._step}: {description}", total=total, completed=completed, detail=""
-        )
-
-    def advance(self) -> None:
-        """Moves the bar by one."""
-        if self._task is not None:
-            self._bar.advance(self._task)
-
-    def detail(self, text: str) -> None:
-        """Shows a figure beside the bar."""
-        if self._task is not None:
-            self._bar.update(self._task, detail=text)
-
-    def note(self, message: str) -> None:
-        """Prints a line above the bar."""
-        self._console.print(
-            redact(f"  {self._step}: {message}"), highlight=False, markup=False, soft_wrap=True
-        )
 
 
 class PlainProgress:
@@ -95,38 +52,35 @@ class PlainProgress:
         print_line(f"  {self._step}: {message}")
 
 
-class ConsoleListener:
-    """Tells a person what a run does."""
+class PlainListener:
+    """Tells a person what a run does, in lines."""
 
-    def __init__(self, *, quiet: bool, bar: Progress | None, console: Console) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
-        self._bar = bar
-        self._console = console
 
     def event(self, name: str, **fields: Any) -> None:
         """Prints one line per step event."""
-        if self._quiet:
-            return
-        step = fields.get("step", "")
-        if name == "step_started":
-            self._print(f"• {step}: {fields['reason']}")
-        elif name == "step_cached":
-            self._print(f"✓ {step}: in the store")
-        elif name == "step_finished":
-            self._print(f"✓ {step}: done in {fields['timings'].get('total_s', 0):.1f} s")
-        elif name == "step_unavailable":
-            self._print(f"- {step}: not run: {fields['reason']}")
+        line = describe_event(name, fields)
+        if line is not None and not self._quiet:
+            print_line(line)
 
     def progress(self, step: str) -> ProgressProtocol:
         """Returns the listener for the inside of a step; notes come through even if quiet."""
-        if self._quiet:
-            return _NotesOnly(step)
-        if self._bar is not None:
-            return TerminalProgress(self._bar, step, self._console)
-        return PlainProgress(step)
+        return _NotesOnly(step) if self._quiet else PlainProgress(step)
 
-    def _print(self, text: str) -> None:
-        self._console.print(redact(text), highlight=False, markup=False, soft_wrap=True)
+
+def describe_event(name: str, fields: Mapping[str, Any]) -> str | None:
+    """Says in one line what happened to a step; None where a person need not know."""
+    step = fields.get("step", "")
+    if name == "step_started":
+        return f"• {step}: {fields['reason']}"
+    if name == "step_cached":
+        return f"✓ {step}: in the store"
+    if name == "step_finished":
+        return f"✓ {step}: done in {fields['timings'].get('total_s', 0):.1f} s"
+    if name == "step_unavailable":
+        return f"- {step}: not run: {fields['reason']}"
+    return None
 
 
 class _NotesOnly(SilentProgress):
@@ -177,28 +131,17 @@ class _JsonProgress:
 
 
 @contextmanager
-def listen(*, quiet: bool, as_json: bool) -> Iterator[ConsoleListener | JsonListener]:
+def listen(*, quiet: bool, as_json: bool) -> Iterator[RunListener]:
     """Yields the listener that suits the options and the terminal."""
     if as_json:
         yield JsonListener()
-        return
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield ConsoleListener(quiet=quiet, bar=None, console=console)
-        return
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
-        console=console,
-        transient=True,
-    )
-    with bar:
-        yield ConsoleListener(quiet=False, bar=bar, console=console)
+    elif quiet or not sys.stderr.isatty():
+        yield PlainListener(quiet=quiet)
+    else:
+        from llmopt.cli.terminal import listen_on_terminal  # noqa: PLC0415 - rich loads slowly
+
+        with listen_on_terminal() as listener:
+            yield listener
 
 
 def print_line(text: str) -> None:

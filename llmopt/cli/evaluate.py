@@ -94,3 +94,6 @@ def _write_recipe(
         "datasets": {"heldout": described},
         "steps": {STEP_NAME: {**step, **settings}},
     }
+
+
+evaluate = make_eval_command()

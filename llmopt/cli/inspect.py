@@ -10,11 +10,10 @@ from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.cli import options as opt
 from llmopt.cli.console import print_data, print_json, print_line
-from llmopt.cli.doctor import examine_machine
 from llmopt.errors import InputError, RecipeError
 from llmopt.recipe.starter import write_starter_recipe
 
-store_app = typer.Typer(help="Look at the artifact store and clear it.", no_args_is_help=True)
+store_app = typer.Typer()
 
 
 def verify(
@@ -51,6 +50,8 @@ def verify(
 
 def doctor(as_json: opt.JsonOption = False) -> None:
     """Say what this machine can run, and how to get what is missing."""
+    from llmopt.cli.doctor import examine_machine  # noqa: PLC0415 - psutil
+
     findings = examine_machine()
     if as_json:
         print_json([finding.as_dict() for finding in findings])

@@ -107,3 +107,8 @@ def _write_recipe(
         recipe["datasets"]["calibration"] = describe_data(data, data_fields)
         step["data"] = "calibration"
     return {**recipe, "steps": {STEP_NAME: {**step, **settings}}}
+
+
+quantize_app = typer.Typer()
+for _method in ("gptq", "rtn"):
+    quantize_app.command(_method)(make_quantize_command(_method))

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
 from llmopt.artifacts.files import format_bytes
@@ -70,7 +69,7 @@ def plan(
     store: opt.StoreOption = None,
 ) -> None:
     """Show what would run and why, with rough needs; run nothing."""
-    from llmopt.recipe.machine import measure_flops_per_s  # noqa: PLC0415 - numpy
+    from llmopt.recipe.machine import free_ram_bytes, measure_flops_per_s  # noqa: PLC0415 - numpy
 
     loaded = load_recipe(recipe, variant, overrides or ())
     options = RunOptions(until, start, tuple(force or ()))
@@ -83,8 +82,9 @@ def plan(
     for step in made.steps:
         print_data(_describe_step(step, flops_per_s))
     free = shutil.disk_usage(opened.root if opened.root.exists() else Path()).free
-    available = psutil.virtual_memory().available
-    print_data(f"this machine: {format_bytes(available)} RAM and {format_bytes(free)} disk free")
+    print_data(
+        f"this machine: {format_bytes(free_ram_bytes())} RAM and {format_bytes(free)} disk free"
+    )
 
 
 def _describe_step(step: PlannedStep, flops_per_s: float) -> str:

@@ -19,7 +19,7 @@ Packing = Literal["concat", "pad", "truncate"]
 class DatasetSpec(BaseModel):
     """A data set of a recipe: exactly one of `set` and `path`, and how it is cut into samples."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     set: str | None = Field(None, description="Name of a shipped set, such as apparel-ja.")
     path: str | None = Field(

@@ -1,8 +1,9 @@
-"""How fast this machine multiplies, for rough time estimates."""
+"""What this machine has and how fast it multiplies, for rough estimates."""
 
 import time
 
 import numpy as np
+import psutil
 
 PROBE_SIZE = 1024
 NUM_PROBES = 5
@@ -17,3 +18,8 @@ def measure_flops_per_s() -> float:
         a @ a
         best_s = min(best_s, time.perf_counter() - started)
     return 2 * PROBE_SIZE**3 / best_s
+
+
+def free_ram_bytes() -> int:
+    """Returns the memory that new work could use."""
+    return int(psutil.virtual_memory().available)

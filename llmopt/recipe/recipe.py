@@ -22,7 +22,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?\Z")
 class SourceSpec(BaseModel):
     """A model: a local folder, or a hub id with a revision."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     path: str | None = Field(None, description="A local folder; relative to the recipe.")
     hf: str | None = Field(None, description="A hub id, such as org/model.")
@@ -64,7 +64,7 @@ class SourceSpec(BaseModel):
 class Recipe(BaseModel):
     """A whole recipe, after variants, overrides and interpolation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     version: Literal[1] = Field(description="Version of the recipe syntax.")
     name: RecipeName = Field(

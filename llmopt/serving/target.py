@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Target(BaseModel):
     """Where the artifact will be served."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     runtime: Literal["vllm", "onnxruntime", "tensorrt"] = Field(description="The server's engine.")
     device: Literal["cuda", "cpu"] = Field("cuda", description="What it computes on.")

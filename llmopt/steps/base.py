@@ -105,7 +105,7 @@ class StepBase(BaseModel, ABC):
         is_gate: Whether consumers of `model` must wait for this step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     step_version: ClassVar[int] = 1
     produces: ClassVar[ArtifactKind]
     is_gate: ClassVar[bool] = False

@@ -21,7 +21,7 @@ MEASURED = (
 class Requirement(BaseModel):
     """Limits of one metric; at least one of the three."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     max: float | None = Field(None, description="The metric is at most this.")
     min: float | None = Field(None, description="The metric is at least this.")

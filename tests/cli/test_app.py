@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmopt import __version__
+from llmopt.cli.app import COMMANDS
 from llmopt.cli.step_options import ORDERING_FIELDS, option_parameters
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.steps.base import StepBase
@@ -57,12 +58,21 @@ def test_the_version_is_the_packages(run_cli: RunCli) -> None:
     assert (done.returncode, done.stdout) == (0, f"llmopt {__version__}\n")
 
 
-def test_help_lists_every_command(run_here: RunHere) -> None:
+def test_help_lists_every_command_without_loading_one(run_here: RunHere) -> None:
     text = run_here("--help").stdout
-    for command in ("run", "plan", "validate", "schema", "init", "eval", "verify", "doctor"):
+    for command in COMMANDS:
         assert f" {command} " in text
     assert "gptq" in run_here("quantize", "--help").stdout
     assert "gc" in run_here("store", "--help").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
+    done = run_here(command, "--help")
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())
+    assert f"Usage: llmopt {command} " in words
+    assert COMMANDS[command][1] in words
 
 
 @pytest.mark.parametrize(
