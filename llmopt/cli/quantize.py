@@ -110,5 +110,7 @@ def _write_recipe(
 
 
 quantize_app = typer.Typer()
-for _method in ("gptq", "rtn"):
-    quantize_app.command(_method)(make_quantize_command(_method))
+for _name in step_types():
+    if _name.startswith("quantize."):
+        _method = _name.removeprefix("quantize.")
+        quantize_app.command(_method)(make_quantize_command(_method))

@@ -12,6 +12,9 @@ PACKAGE_FOLDER = Path(__file__).parent.parent
 # In a wheel the sets lie inside the package, in a checkout beside it.
 SHIPPED_FOLDERS = (PACKAGE_FOLDER / "calibration", PACKAGE_FOLDER.parent / "calibration")
 
+DEFAULT_SAMPLES = 64
+DEFAULT_SEQ_LEN = 512
+
 Template = Literal["none", "chat"]
 Packing = Literal["concat", "pad", "truncate"]
 
@@ -36,14 +39,14 @@ class DatasetSpec(BaseModel):
     samples: int | None = Field(
         None,
         ge=1,
-        description="Calibration: windows of seq_len tokens (default 64). "
+        description=f"Calibration: windows of seq_len tokens (default {DEFAULT_SAMPLES}). "
         "Evaluation: documents at most (default all).",
     )
     seq_len: int | None = Field(
         None,
         ge=2,
-        description="Calibration: tokens per window (default 512). Evaluation: tokens the model "
-        "sees at once (default 2048 or what the model allows).",
+        description=f"Calibration: tokens per window (default {DEFAULT_SEQ_LEN}). Evaluation: "
+        "tokens the model sees at once (default 2048 or what the model allows).",
     )
     template: Template = Field(
         "none", description="chat renders `messages` by the tokenizer's chat template."
@@ -61,6 +64,16 @@ class DatasetSpec(BaseModel):
         if len(given) != 1:
             raise ValueError(f"give exactly one of set and path (given: {given or 'none'})")
         return self
+
+    @property
+    def num_windows(self) -> int:
+        """How many calibration windows there are."""
+        return self.samples or DEFAULT_SAMPLES
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of a calibration window."""
+        return self.seq_len or DEFAULT_SEQ_LEN
 
     def describe(self) -> str:
         """Writes what is set, as `key=value` words."""

@@ -4,12 +4,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from llmopt.data.dataset_spec import Template
 from llmopt.data.documents import Document
 from llmopt.errors import InputError
+
+# What transformers raises on tokenizer files, or a config.json, that it can make nothing of.
+TOKENIZER_ERRORS = (
+    AttributeError, ImportError, IndexError, KeyError, OSError, StrictDataclassError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 class DocumentTokenizer:
@@ -29,7 +36,10 @@ class DocumentTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code
             )
-        except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        except Exception as error:
+            # The tokenizers library raises Exception itself, for a file that is newer than it.
+            if type(error) is not Exception and not isinstance(error, TOKENIZER_ERRORS):
+                raise
             raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
         # Documents may be longer than the model: windows are cut afterwards, so no warning.
         self._tokenizer.model_max_length = sys.maxsize

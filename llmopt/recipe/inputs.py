@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Mapping
 
 from llmopt.artifacts.digest import digest_value
+from llmopt.artifacts.manifest import Manifest
 from llmopt.artifacts.store import Store
 from llmopt.errors import LlmoptError
 from llmopt.recipe.graph import build_graph
@@ -60,6 +61,19 @@ def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
             "packages": installed_versions(step),
         }
     )
+
+
+def find_other_inputs(manifest: Manifest, inputs: Mapping[str, ResolvedInput]) -> list[str]:
+    """Names the inputs whose bytes are not those that an artifact was made of.
+
+    An identity says what a step was meant to make. The same work done with other kernels, or
+    forced, may give other bytes, and what was measured on the old ones does not hold for them.
+    """
+    return [
+        given.name
+        for field, given in inputs.items()
+        if given.content is not None and manifest.inputs[field].content != given.content
+    ]
 
 
 def installed_versions(step: StepBase) -> dict[str, str]:

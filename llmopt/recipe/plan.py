@@ -12,7 +12,7 @@ from llmopt.artifacts.store import Store
 from llmopt.errors import InputError, RecipeError
 from llmopt.recipe.explain import explain_change
 from llmopt.recipe.graph import StepGraph, build_graph
-from llmopt.recipe.inputs import identify, resolve_base_inputs
+from llmopt.recipe.inputs import find_other_inputs, identify, resolve_base_inputs
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
 from llmopt.recipe.sources import locate_source
@@ -126,6 +126,14 @@ def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) ->
     if options.start is not None:
         wanted = (graph.descendants(options.start) | {options.start}) & chosen
         chosen = wanted | {name for step in wanted for name in graph.ancestors(step)}
+    if not chosen:
+        raise RecipeError(f"--from {options.start} --until {options.until}: no step lies between")
+    for name in options.force:
+        if name not in chosen:
+            raise RecipeError(
+                f"--force {name}: --from and --until leave that step out",
+                remedy=f"run without them, or with --until {name}",
+            )
     return chosen
 
 
@@ -168,7 +176,14 @@ class _Planner:
         identity = identify(step, inputs)
         forced = name in self._options.force
         found = (self._destination or self._store).find(identity)
-        cached = found is not None and not forced
+        changed = [] if found is None else find_other_inputs(found.manifest, inputs)
+        cached = found is not None and not forced and not changed
+        if cached:
+            reason = self._describe_cached(inputs)
+        elif changed and not forced:
+            reason = f"{', '.join(changed)} was made anew and came out otherwise"
+        else:
+            reason = self._explain(name, inputs, identity)
         return PlannedStep(
             name=name,
             step=step,
@@ -176,7 +191,7 @@ class _Planner:
             identity=identity,
             state="cached" if cached else "run",
             forced=forced,
-            reason="in the store" if cached else self._explain(name, inputs, identity),
+            reason=reason,
             gates=tuple(sorted(self._graph.gates[name])),
             estimate=None if cached else step.estimate(inputs),
         )
@@ -185,7 +200,19 @@ class _Planner:
         """Another step's output is known by that step's identity before it is made."""
         before = self._planned[name]
         path = self._store.artifact_path(before.identity)
-        return ResolvedInput(name, before.step.produces, before.identity, path)
+        found = self._store.find(before.identity) if before.state == "cached" else None
+        content = None if found is None else found.manifest.content_digest
+        return ResolvedInput(name, before.step.produces, before.identity, path, content=content)
+
+    def _describe_cached(self, inputs: Mapping[str, ResolvedInput]) -> str:
+        running = self._find_running(inputs)
+        if running:
+            return f"in the store, unless {', '.join(running)} comes out otherwise"
+        return "in the store"
+
+    def _find_running(self, inputs: Mapping[str, ResolvedInput]) -> list[str]:
+        names = [given.name for given in inputs.values()]
+        return [n for n in names if n in self._planned and self._planned[n].state == "run"]
 
     def _explain(self, name: str, inputs: Mapping[str, ResolvedInput], identity: str) -> str:
         if name in self._options.force:
@@ -196,12 +223,8 @@ class _Planner:
             return "the stored artifact is damaged and will be made anew"
         if self._store.has_partial(identity):
             return "unfinished work of an earlier run will be resumed"
-        running = [
-            given.name
-            for given in inputs.values()
-            if given.name in self._planned and self._planned[given.name].state == "run"
-        ]
         step = self._loaded.recipe.steps[name]
+        running = self._find_running(inputs)
         return explain_change(name, step, inputs, running, _read_previous(self._links / name))
 
 

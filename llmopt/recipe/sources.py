@@ -69,10 +69,13 @@ def _locate_hub_model(spec: SourceSpec, *, download: bool) -> Path:
 
 
 def _holds_model(folder: Path) -> bool:
-    """Tells a downloaded model from a snapshot that holds a tokenizer alone."""
+    """Tells a whole model from a snapshot that holds a part of one."""
     if not (folder / "config.json").exists():
         return False
-    return (folder / INDEX_NAME).exists() or any(folder.glob("*.safetensors"))
+    try:
+        return bool(list_weight_files(folder)) and any(folder.glob("tokenizer*"))
+    except InputError:
+        return False  # a shard of the index is missing
 
 
 def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:

@@ -43,6 +43,7 @@ class ResolvedInput:
         dataset: The data set's description, where it is one.
         trust_remote_code: Whether a model's own code may run.
         origin: Where it comes from, as the recipe says it, for manifests and explanations.
+        content: For another step's output that is there, the digest of its bytes.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ResolvedInput:
     dataset: DatasetSpec | None = None
     trust_remote_code: bool = False
     origin: str = ""
+    content: str | None = None
 
 
 StepInputs = Mapping[str, ResolvedInput]

@@ -112,10 +112,11 @@ def check_data(config: ModelConfig, data: ResolvedInput) -> None:
     """
     spec = data.dataset
     limit = config.max_position_embeddings
-    if spec is not None and spec.seq_len is not None and spec.seq_len > limit:
+    if spec is not None and spec.window_tokens > limit:
         raise IncompatibleError(
-            f"data set {data.name}: seq_len {spec.seq_len} exceeds the model's "
-            f"max_position_embeddings {limit}"
+            f"data set {data.name}: seq_len {spec.window_tokens} exceeds the model's "
+            f"max_position_embeddings {limit}",
+            remedy=f"set seq_len: {limit} or less in the data set",
         )
     if spec is not None and data.path.stat().st_size <= MAX_PREFLIGHT_BYTES:
         read_documents(data.path, spec.field)

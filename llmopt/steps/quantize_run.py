@@ -17,7 +17,11 @@ from llmopt.data.documents import read_documents
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
-from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
+from llmopt.quant.quantize_checkpoint import (
+    QuantizeJob,
+    choose_compute_dtype,
+    quantize_blocks,
+)
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
@@ -51,6 +55,7 @@ def run_quantization(
             windows=windows,
             scratch=context.scratch_folder,
             device=device,
+            processor=describe_device(device)["name"],
             activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
             progress=context.progress,
         )
@@ -75,7 +80,10 @@ def run_quantization(
             "lowest_snr_layer": None if worst.snr_db is None else worst.layer,
         },
         layers=journal.errors,
-        machine=describe_device(device),
+        machine={
+            **describe_device(device),
+            "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
+        },
         degraded=_describe_raised_damp(journal.errors),
         timings={
             "prepare_s": round(prepared - started, 3),

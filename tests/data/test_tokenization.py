@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,23 @@ def test_documents_longer_than_the_model_are_encoded_whole(
 ) -> None:
     long = Document("d", "c", text="袖を縫う。" * 2000)
     assert len(tiny_tokenizer.encode(long)) > 2000
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer.json", {"pre_tokenizer": {"type": "FromTheFuture"}}),
+        ("config.json", {"rms_norm_eps": "bfloat16"}),
+    ],
+    ids=["newer than the library", "config"],
+)
+def test_files_that_the_libraries_refuse_are_input_errors(
+    random_model: Path, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    edit_json(folder / file, **changes)
+    with pytest.raises(InputError, match=r"the tokenizer of .*model can't be loaded: "):
+        DocumentTokenizer(folder)
 
 
 def test_a_folder_without_a_tokenizer_is_an_input_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Where models come from, and what names their contents."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def test_a_hub_model_that_is_not_cached_is_an_input_error_offline(tmp_path: Path
     assert not locate_source(spec, tmp_path, download=False).exists()
     with pytest.raises(InputError, match="no-such-model@main is not in the local cache"):
         locate_source(spec, tmp_path, download=True)
+
+
+def test_a_download_that_was_cut_is_taken_up_again(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that lacks a shard, or the tokenizer, is no model yet."""
+    commit = "a" * 40
+    cache = tmp_path / "models--org--model"
+    snapshot = Path(shutil.copytree(random_model, cache / "snapshots" / commit))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = SourceSpec(hf="org/model", revision="main")
+    assert locate_source(spec, tmp_path, download=False) == snapshot
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not locate_source(spec, tmp_path, download=False).exists()
+    (snapshot / "model.safetensors.index.json").unlink()
+    assert locate_source(spec, tmp_path, download=False) == snapshot
+    for path in snapshot.glob("tokenizer*"):
+        path.unlink()
+    assert not locate_source(spec, tmp_path, download=False).exists()
 
 
 def test_a_folders_digest_follows_contents_not_place(random_model: Path, tmp_path: Path) -> None:
