@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmopt.data.calibration_windows import build_windows
@@ -67,6 +67,7 @@ def test_the_largest_remainder_is_rounded_up(
     seed=st.integers(0, 5),
     pack=st.sampled_from(["concat", "pad", "truncate"]),
 )
+@settings(max_examples=30)
 def test_each_part_gives_the_windows_that_it_would_give_alone(
     first: float, second: float, samples: int, seed: int, pack: str
 ) -> None:
