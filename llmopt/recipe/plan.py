@@ -121,12 +121,13 @@ def download_sources(plan: Plan, store: Store, note: Callable[[str], None]) -> b
         for part in (recipe.datasets[name], *recipe.datasets[name].mix)
     ]
     repositories = [*models, *(hub_dataset(part) for part in parts if part.hf)]
-    missing = [repository for repository in repositories if find_snapshot(repository) is None]
-    for repository in missing:
-        note(f"fetching {repository.describe()}")
+    fetched = False
     for repository in repositories:
+        if find_snapshot(repository) is None:
+            note(f"fetching {repository.describe()}")
+            fetched = True
         fetch_snapshot(repository, store.hasher)
-    return bool(missing)
+    return fetched
 
 
 def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) -> frozenset[str]:
