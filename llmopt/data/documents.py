@@ -39,10 +39,10 @@ def read_documents(path: Path, field: str | None = None) -> list[Document]:
     Raises:
         InputError: An unknown kind of file, another encoding, a malformed row, or no document.
     """
-    text = _read_utf8(path)
+    text = read_utf8(path)
     if path.suffix == ".jsonl":
         documents = [
-            _parse_row(f"{path}:{number}", line, field)
+            parse_row(f"{path}:{number}", line, field)
             for number, line in enumerate(text.split("\n"), start=1)
             if line.strip()
         ]
@@ -72,7 +72,12 @@ def order_documents(documents: Sequence[Document], seed: int) -> list[Document]:
     return [documents[index] for index in sorted(range(len(documents)), key=key)]
 
 
-def _read_utf8(path: Path) -> str:
+def read_utf8(path: Path) -> str:
+    """Reads a file as text; a byte order mark and carriage returns leave no trace.
+
+    Raises:
+        InputError: There is no such file, or it is not UTF-8.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
@@ -85,7 +90,12 @@ def _read_utf8(path: Path) -> str:
         ) from None
 
 
-def _parse_row(origin: str, line: str, field: str | None) -> Document:
+def parse_row(origin: str, line: str, field: str | None) -> Document:
+    """Reads one line of a .jsonl file.
+
+    Raises:
+        InputError: It is malformed, or holds no document.
+    """
     try:
         row = json.loads(line)
         json.dumps(row, ensure_ascii=False).encode()
