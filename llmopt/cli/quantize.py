@@ -30,7 +30,7 @@ from llmopt.steps.quantize_fields import QuantizeFields
 from llmopt.steps.union import step_types
 
 DEFAULT_DATA = "apparel-ja"
-DATA_FIELDS_LEFT_OUT = {"set", "path"}
+DATA_FIELDS_LEFT_OUT = {"set", "path", "hf", "revision"}
 STEP_NAME = "quantize"
 
 

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.data.dataset_spec import DEFAULT_SAMPLES, DEFAULT_SEQ_LEN, DatasetSpec
 from llmopt.data.documents import Document, order_documents
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
-
-DEFAULT_SAMPLES = 64
-DEFAULT_SEQ_LEN = 512
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,13 @@ WHITESPACE = re.compile(r"\s+")
 
 def is_japanese(text: str) -> bool:
     """Tells whether kana and kanji are over 30 % of the characters, whitespace left out."""
+    return measure_japanese(text) > JAPANESE_SHARE
+
+
+def measure_japanese(text: str) -> float:
+    """Returns the share of kana and kanji among the characters, whitespace left out, 0 to 1."""
     visible = WHITESPACE.sub("", text)
-    return len(JAPANESE.findall(visible)) > JAPANESE_SHARE * len(visible)
+    return len(JAPANESE.findall(visible)) / len(visible) if visible else 0.0
 
 
 def collapse(text: str) -> str:

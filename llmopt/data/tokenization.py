@@ -44,7 +44,7 @@ class DocumentTokenizer:
         return len(self._tokenizer)
 
     def encode(self, document: Document, template: Template = "none") -> list[int]:
-        """Encodes one document.
+        """Encodes one document; its own template, if it has one, goes before the one given.
 
         BOS stands once, in front, if the tokenizer adds one by default or the chat template
         writes one; the template's own is not doubled.
@@ -53,7 +53,7 @@ class DocumentTokenizer:
             InputError: A chat is to be rendered and the tokenizer has no template, or the
                 template refuses the chat.
         """
-        ids = self.encode_as_is(self.render(document, template))
+        ids = self.encode_as_is(self.render(document, document.template or template))
         if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
             return ids  # a model without BOS, or whose "BOS" only ever ends a text
         rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out

@@ -1,21 +1,24 @@
 """What a run would do, and why: each step's inputs, identity and state, without running any."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.destination import Destination
+from llmopt.artifacts.hub_snapshot import fetch_snapshot, find_snapshot
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.store import Store
+from llmopt.data.dataset_files import hub_dataset
 from llmopt.errors import InputError, RecipeError
+from llmopt.recipe.datasets import list_related
 from llmopt.recipe.explain import explain_change
 from llmopt.recipe.graph import StepGraph, build_graph
 from llmopt.recipe.inputs import identify, resolve_base_inputs
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
-from llmopt.recipe.sources import locate_source
+from llmopt.recipe.sources import hub_model
 from llmopt.steps.base import Estimate, ResolvedInput, StepBase
 
 State = Literal["cached", "run"]
@@ -94,19 +97,36 @@ def make_plan(
     return _Planner(loaded, store, output_root, options, destination).plan()
 
 
-def download_sources(plan: Plan) -> bool:
-    """Fetches the hub models that steps to be run read; tells whether any was fetched."""
-    sources = plan.loaded.recipe.sources
-    wanted = {
-        given.name
-        for step in plan.steps
-        if step.state == "run"
-        for given in step.inputs.values()
-        if given.name in sources and not given.path.exists()
-    }
-    for name in sorted(wanted):
-        locate_source(sources[name], plan.loaded.base, download=True)
-    return bool(wanted)
+def download_sources(plan: Plan, store: Store, note: Callable[[str], None]) -> bool:
+    """Fetches what a run needs of the hub, and checks it; tells whether anything was fetched.
+
+    That is what steps to be run read, and every data set of which something is required.
+
+    Args:
+        plan: The plan; to be made anew if this returns True.
+        store: Remembers which files were checked.
+        note: Hears what is fetched.
+
+    Raises:
+        InputError: The hub refuses, can't be reached, or sent damaged files.
+    """
+    recipe = plan.loaded.recipe
+    wanted = {g.name for step in plan.steps if step.state == "run" for g in step.inputs.values()}
+    named = {given.name for step in plan.steps for given in step.inputs.values()}
+    required = {name for name in named & set(recipe.datasets) if recipe.datasets[name].require}
+    models = [hub_model(s) for name, s in recipe.sources.items() if name in wanted and s.hf]
+    parts = [
+        part
+        for name in sorted(list_related(recipe.datasets, wanted | required))
+        for part in (recipe.datasets[name], *recipe.datasets[name].mix)
+    ]
+    repositories = [*models, *(hub_dataset(part) for part in parts if part.hf)]
+    missing = [repository for repository in repositories if find_snapshot(repository) is None]
+    for repository in missing:
+        note(f"fetching {repository.describe()}")
+    for repository in repositories:
+        fetch_snapshot(repository, store.hasher)
+    return bool(missing)
 
 
 def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) -> frozenset[str]:

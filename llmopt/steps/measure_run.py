@@ -7,13 +7,15 @@ import torch
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
-from llmopt.data.documents import Document, order_documents, read_documents
+from llmopt.data.documents import Document
+from llmopt.data.mixture import select_documents
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.evaluate.metrics import summarise, summarise_documents
 from llmopt.evaluate.scoring import score_windows
 from llmopt.evaluate.windows import Window, cut_windows
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
+from llmopt.steps.dataset_input import load_parts, name_rows
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.measure_fields import ScoringFields, check_same_vocabulary, choose_window
 
@@ -28,8 +30,9 @@ def run_scoring(step: ScoringFields, inputs: StepInputs, context: RunContext) ->
     baseline = _open(inputs["baseline"]) if "baseline" in inputs else None
     check_same_vocabulary([c for c in (candidate, baseline) if c is not None])
     max_length, stride = choose_window(step, inputs, candidate)
-    documents = _select_documents(inputs["data"])
-    windows = _cut_documents(candidate, documents, inputs["data"], max_length, stride)
+    tokenizer = DocumentTokenizer(candidate.folder, trust_remote_code=candidate.trust_remote_code)
+    documents = _select_documents(inputs["data"], tokenizer)
+    windows = _cut_documents(candidate, tokenizer, documents, inputs["data"], (max_length, stride))
     scores = score_windows(
         windows,
         StreamedModel(candidate, device, torch.float32),
@@ -37,8 +40,7 @@ def run_scoring(step: ScoringFields, inputs: StepInputs, context: RunContext) ->
         context.progress,
     )
     categories = [document.category for document in documents]
-    # Lines alone: an artifact's bytes must not depend on where its inputs lay.
-    origins = [d.origin.removeprefix(str(inputs["data"].path)) for d in documents]
+    origins = list(name_rows(inputs["data"], documents))
     rows = summarise_documents(scores, origins, categories)
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (context.work_folder / DOCUMENTS_NAME).write_text("".join(lines), encoding="utf-8")
@@ -57,29 +59,23 @@ def _open(model: ResolvedInput) -> Checkpoint:
     return checkpoint
 
 
-def _select_documents(data: ResolvedInput) -> list[Document]:
+def _select_documents(data: ResolvedInput, tokenizer: DocumentTokenizer) -> list[Document]:
     assert data.dataset is not None
-    documents = read_documents(data.path, data.dataset.field)
-    wanted = data.dataset.samples
-    if wanted is None:
-        return documents
-    if wanted > len(documents):
-        raise InputError(
-            f"data set {data.name}: samples is {wanted}, but {data.path} holds "
-            f"{len(documents)} documents"
-        )
-    return order_documents(documents, data.dataset.seed)[:wanted]
+    parts = load_parts(data, tokenizer)
+    try:
+        return select_documents(parts, data.dataset)
+    except InputError as error:
+        raise InputError(f"data set {data.name}: {error.message}", remedy=error.remedy) from None
 
 
 def _cut_documents(
     checkpoint: Checkpoint,
+    tokenizer: DocumentTokenizer,
     documents: list[Document],
     data: ResolvedInput,
-    max_length: int,
-    stride: int,
+    window: tuple[int, int],
 ) -> list[Window]:
     assert data.dataset is not None
-    tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     windows: list[Window] = []
     for index, document in enumerate(documents):
         ids = tokenizer.encode(document, data.dataset.template)
@@ -89,7 +85,7 @@ def _cut_documents(
                 f"model's vocab_size is {checkpoint.config.vocab_size}",
                 remedy="use the tokenizer that belongs to the model",
             )
-        windows += cut_windows(index, ids, max_length, stride)
+        windows += cut_windows(index, ids, *window)
     if not windows:
         raise InputError(f"data set {data.name} holds no document of two tokens or more")
     return windows

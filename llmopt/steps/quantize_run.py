@@ -12,13 +12,14 @@ from llmopt.checkpoint.quantization_config import (
     build_compressed_tensors_config,
     build_gptq_config,
 )
-from llmopt.data.calibration_windows import CalibrationWindows, build_windows
-from llmopt.data.documents import read_documents
+from llmopt.data.calibration_windows import CalibrationWindows
+from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.dataset_input import load_parts
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
 
@@ -100,9 +101,9 @@ def load_windows(checkpoint: Checkpoint, data: ResolvedInput) -> CalibrationWind
     checkpoint.require_tokenizer()
     check_data(checkpoint.config, data)
     tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
-    documents = read_documents(data.path, data.dataset.field)
+    parts = load_parts(data, tokenizer)
     try:
-        return build_windows(documents, tokenizer, data.dataset)
+        return build_mixed_windows(parts, tokenizer, data.dataset)
     except InputError as error:
         message = f"data set {data.name} ({data.path}): {error.message}"
         raise InputError(message, remedy=error.remedy) from None

@@ -80,7 +80,7 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
     [
         (("quantize", "gptq"), step_types()["quantize.gptq"], {"model", "data"}),
         (("quantize", "rtn"), step_types()["quantize.rtn"], {"model", "data"}),
-        (("quantize", "gptq"), DatasetSpec, {"set", "path"}),
+        (("quantize", "gptq"), DatasetSpec, {"set", "path", "hf", "revision", "mix", "require"}),
         (("eval",), EvalPerplexity, {"model", "data", "baseline"}),
     ],
 )

@@ -210,7 +210,7 @@ def test_data_that_can_not_be_used(
         (["--seq-len", "512"], 7, ["seq_len 512 exceeds the model's max_position_embeddings 256"]),
         (["--device", "banana"], 2, ["--device banana: allowed are auto, cpu, cuda and cuda:N"]),
         (["--data", "nowhere.jsonl"], 8, ["data set file nowhere.jsonl does not exist"]),
-        (["--data", "data.docx"], 8, ["data.docx is neither .jsonl nor .txt"]),
+        (["--data", "data.docx"], 8, ["data.docx is of no kind that can be read", ".parquet"]),
         (["--store", "file"], 8, ["file can't be made: File exists", "--store"]),
         (["-o", "file"], 2, ["file is a file", "→ name a folder with -o"]),
         (["-o", "."], 2, ["is the working directory", "→ name a folder below it"]),

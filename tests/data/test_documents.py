@@ -101,7 +101,9 @@ def test_other_encodings_are_refused_with_the_way_to_convert(tmp_path: Path, enc
 
 
 def test_unknown_kinds_of_file_and_missing_ones_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"d\.docx is neither \.jsonl nor \.txt"):
+    with pytest.raises(
+        InputError, match=r"d\.docx is of no kind that can be read; allowed: \.jsonl,"
+    ):
         read_documents(write(tmp_path, [{"text": "a"}], "d.docx"))
     with pytest.raises(InputError, match=r"nowhere\.jsonl does not exist"):
         read_documents(tmp_path / "nowhere.jsonl")

@@ -143,9 +143,9 @@ def test_the_recipe_itself_is_valid(tmp_path: Path) -> None:
         (
             "path: d.jsonl",
             "path: d.jsonl, set: a",
-            "7:3: datasets.calibration: give exactly one of set and path",
+            "7:3: datasets.calibration: give exactly one of set, path and hf",
         ),
-        ("path: d.jsonl, ", "", "7:3: datasets.calibration: give exactly one of set and path"),
+        ("path: d.jsonl, ", "", "7:3: datasets.calibration: give exactly one of set, path and hf"),
         (
             "hf: org/model",
             "hf: org/model, path: ./m",

@@ -7,9 +7,10 @@ import pytest
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from llmopt.artifacts.digest import FileHasher
+from llmopt.artifacts.hub_snapshot import fetch_snapshot
 from llmopt.errors import InputError
 from llmopt.recipe.recipe import SourceSpec
-from llmopt.recipe.sources import digest_model_folder, locate_source
+from llmopt.recipe.sources import digest_model_folder, hub_model, locate_source
 from tests.models import edit_json
 
 
@@ -36,7 +37,7 @@ def test_short_forms(text: str, path: str | None, hf: str | None, revision: str 
 
 def test_a_missing_folder_is_named_with_the_way_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model folder .*nowhere does not exist") as caught:
-        locate_source(SourceSpec(path="nowhere"), tmp_path, download=True)
+        locate_source(SourceSpec(path="nowhere"), tmp_path)
     assert caught.value.remedy is not None
     assert "org/model" in caught.value.remedy
 
@@ -44,9 +45,9 @@ def test_a_missing_folder_is_named_with_the_way_to_write_one(tmp_path: Path) -> 
 def test_a_hub_model_that_is_not_cached_is_an_input_error_offline(tmp_path: Path) -> None:
     assert HF_HUB_OFFLINE
     spec = SourceSpec(hf="llmopt-tests/no-such-model")
-    assert not locate_source(spec, tmp_path, download=False).exists()
+    assert not locate_source(spec, tmp_path).exists()
     with pytest.raises(InputError, match="no-such-model@main is not in the local cache"):
-        locate_source(spec, tmp_path, download=True)
+        fetch_snapshot(hub_model(spec), FileHasher(None))
 
 
 def test_a_folders_digest_follows_contents_not_place(random_model: Path, tmp_path: Path) -> None:

@@ -1,12 +1,21 @@
 """Reads the rows of a set without stopping at the first malformed one."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-from llmopt.data.documents import Document, parse_row, read_documents, read_utf8
+from llmopt.data.documents import (
+    Document,
+    find_kind,
+    parse_row,
+    read_documents,
+    read_table,
+    read_utf8,
+)
 from llmopt.data.lint.finding import Place
+from llmopt.data.table_files import decode_json
 from llmopt.errors import InputError
 
 
@@ -16,13 +25,16 @@ class Row:
 
     Attributes:
         document: The document.
-        text: Its text, or its turns' contents joined by line breaks.
         lang: The language that the row claims; None where it claims none.
     """
 
     document: Document
-    text: str
     lang: str | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """Its text, or its turns' contents joined by line breaks."""
+        return self.document.join_text()
 
     @property
     def origin(self) -> str:
@@ -39,25 +51,22 @@ class ReadRows:
 
 
 def read_rows(path: Path, field: str | None = None) -> ReadRows:
-    """Reads a data set file; malformed lines of a .jsonl file are kept apart.
+    """Reads a data set file; malformed rows are kept apart.
 
     Raises:
         InputError: The file can't be read at all, or holds no row.
     """
-    if path.suffix != ".jsonl":
-        return ReadRows(tuple(make_row(document) for document in read_documents(path, field)))
+    kind = find_kind(path)
+    if kind == ".txt":
+        return ReadRows(tuple(Row(document) for document in read_documents(path, field)))
     rows: list[Row] = []
     malformed: list[Place] = []
-    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        origin = f"{path}:{number}"
+    for origin, decode in _list_sources(path, kind):
         try:
-            document = parse_row(origin, line, field)
+            value = decode()
+            rows.append(Row(parse_row(origin, value, field), _find_lang(value)))
         except InputError as error:
             malformed.append(Place(origin, error.message.removeprefix(f"{origin}: ")))
-        else:
-            rows.append(make_row(document, _read_lang(line)))
     if not rows and not malformed:
         raise InputError(f"data set file {path} holds no document")
     return ReadRows(tuple(rows), tuple(malformed))
@@ -72,13 +81,21 @@ def join_reads(reads: Iterable[ReadRows]) -> ReadRows:
     )
 
 
-def make_row(document: Document, lang: str | None = None) -> Row:
-    """Makes a row of a document."""
-    if document.messages is None:
-        return Row(document, document.text or "", lang)
-    return Row(document, "\n".join(turn["content"] for turn in document.messages), lang)
+def _list_sources(path: Path, kind: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Lists origins, each with what gives its row or raises."""
+    if not kind.startswith(".jsonl"):
+        for number, row in enumerate(read_table(path, kind), start=1):
+            yield f"{path}#{number}", partial(_return, row)
+        return
+    for number, line in enumerate(read_utf8(path, kind).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", partial(decode_json, line, f"{path}:{number}")
 
 
-def _read_lang(line: str) -> str | None:
-    lang = json.loads(line).get("lang")
+def _return(row: Any) -> Any:
+    return row
+
+
+def _find_lang(row: Any) -> str | None:
+    lang = row.get("lang")
     return lang if isinstance(lang, str) else None

@@ -7,10 +7,9 @@ from functools import cache
 
 from llmopt.data.lint.finding import Finding, Place
 from llmopt.data.lint.rows import Row
-from llmopt.data.text_measures import JAPANESE_SHARE
+from llmopt.data.text_measures import JAPANESE_SHARE, measure_japanese
 
 SCRIPTS = ("hiragana", "katakana", "kanji", "latin", "digits", "other")
-JAPANESE_SCRIPTS = ("hiragana", "katakana", "kanji")
 
 
 def count_scripts(texts: Iterable[str]) -> dict[str, int]:
@@ -46,24 +45,18 @@ def measure_shares(counts: dict[str, int]) -> dict[str, float]:
     return {name: count / total for name, count in counts.items()}
 
 
-def measure_japanese(texts: Iterable[str]) -> float:
-    """Returns the share of kana and kanji in the visible characters, 0 to 1."""
-    shares = measure_shares(count_scripts(texts))
-    return sum(shares[name] for name in JAPANESE_SCRIPTS)
-
-
 def report_scripts(rows: Sequence[Row]) -> Finding:
     """Reports the script mix; a warning where what claims to be Japanese is hardly that."""
     shares = measure_shares(count_scripts(row.text for row in rows))
     mix = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
     claimed = [row for row in rows if row.lang == "ja"]
-    share = measure_japanese(row.text for row in claimed)
+    share = measure_japanese("\n".join(row.text for row in claimed))
     if not claimed or share >= JAPANESE_SHARE:
         return Finding("scripts", "info", mix or "no text")
     places = tuple(
         Place(row.origin, f"{own:.0%} kana and kanji")
         for row in claimed
-        if (own := measure_japanese([row.text])) < JAPANESE_SHARE
+        if (own := measure_japanese(row.text)) < JAPANESE_SHARE
     )
     return Finding(
         "scripts",
