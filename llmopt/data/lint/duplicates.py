@@ -16,8 +16,9 @@ from llmopt.data.text_measures import WHITESPACE, list_sequences
 
 SHINGLE_LENGTH = 5
 NEAR_THRESHOLD = 0.8
-CANDIDATE_THRESHOLD = 0.7  # below the true threshold, so that hashing misses next to none
-NUM_PERMUTATIONS = 128
+# 25 bands of 5 rows: of pairs at the threshold, 1 in 20,000 is missed.
+BANDS, BAND_ROWS = 25, 5
+NUM_PERMUTATIONS = BANDS * BAND_ROWS
 
 
 def find_duplicates(rows: Sequence[Row]) -> list[Finding]:
@@ -55,7 +56,7 @@ def _list_near_pairs(first: dict[str, Row]) -> Iterator[tuple[Row, Row, float]]:
     """Yields each document that resembles earlier ones, with the one most like it."""
     shingles = [set(list_sequences(text, SHINGLE_LENGTH)) for text in first]
     rows = list(first.values())
-    index = MinHashLSH(threshold=CANDIDATE_THRESHOLD, num_perm=NUM_PERMUTATIONS)
+    index = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=(BANDS, BAND_ROWS))
     sketches = MinHash.generator(
         ([shingle.encode() for shingle in own] for own in shingles),
         num_perm=NUM_PERMUTATIONS,

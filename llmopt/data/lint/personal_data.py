@@ -1,7 +1,7 @@
 """Personal data: what looks like a phone number, an address, a card.
 
-Patterns run over NFKC text, so that full-width digits count. Patterns that sound numbers of the
-trade may also match (web and postal, 12 digits) give warnings.
+Patterns run over NFKC text, so that full-width digits count. Kinds that a sound document may also
+hold, such as a web address or twelve digits, are warnings.
 """
 
 import re
@@ -26,8 +26,8 @@ class Kind:
 
 
 def _has_phone_length(found: str) -> bool:
-    """Tells whether it has a Japanese number's 10 or 11 digits; +81 stands for the 0."""
-    return "+" in found or len(list_digits(found)) in (10, 11)
+    """Tells whether it has a Japanese number's 10 or 11 digits, or 9 to 15 after a +."""
+    return len(list_digits(found)) in (range(9, 16) if found[0] == "+" else (10, 11))
 
 
 def is_luhn(found: str) -> bool:
@@ -53,36 +53,44 @@ def list_digits(text: str) -> list[int]:
     return [int(char) for char in text if char.isdecimal()]
 
 
-PLACE = r"[^\s、。,|:;「」()]"
-NUMBER = (
-    r"(?:\d{1,4}(?:-\d{1,4}){1,3}|\d{1,4}丁目(?:\d{1,4}(?:-|番地?)(?:\d{1,4}号?)?)?|\d{1,5}番地)"
-)
+UNIT = r" ?(?:mm|cm|m|kg|g|枚|着|円|回|本|個|件|点|名|反|丁|℃|%|番|年|号)"
+TOWN = r"[^\s、。,|:;「」()]{0,12}?[市区町村郡](?![場販況分画切間域])"
+STREET = r"[一-龥々ァ-ヶーの]{0,16}?(?<!\d)(?!(?:19|20)\d\d-)"  # a date is no house number
+BLOCK = r"[一二三四五六七八九十\d]{1,3}丁目"
+HOUSE = rf"(?:\d{{1,4}}(?:-\d{{1,4}}){{1,3}}(?![\d-])|{BLOCK}|\d{{1,5}}番地|\d{{1,3}}番\d{{1,3}}号)"
+PREFECTURE = r"(?:東京都|北海道|京都府|大阪府|[一-龥]{2,3}県)"
 KINDS = (
     Kind(
         "phone number",
         "error",
         re.compile(
-            r"(?<![\w-])(?:\(0\d{1,4}\) ?|0\d{1,4}[- ])\d{1,4}[- ]\d{3,4}(?![\w-])"
-            r"|(?<![\w-])0[5-9]0\d{8}(?![\w-])|\+\d{1,3}[ -]?\(?\d[\d ()-]{6,}\d",
+            r"(?<![\w-])(?:\(0\d{1,4}\) ?|0\d{1,4}-)\d{1,4}-\d{3,4}(?![\w-])"
+            r"|(?<![\w-])0[5-9]0([ -]?)\d{4}\1\d{4}(?![\w-])"
+            r"|\+\d{1,3}[ -]\(?\d{1,4}\)?(?:[ -]\d{2,4}){1,3}(?![\w-])|\+\d{9,15}(?!\d)",
             re.ASCII,
         ),
         _has_phone_length,
     ),
-    Kind("mail address", "error", re.compile(r"[\w.%+-]+@[A-Za-z0-9-]+\.[A-Za-z]", re.ASCII)),
+    Kind(
+        "mail address",
+        "error",
+        re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}\.[A-Za-z]", re.ASCII),
+    ),
     Kind(
         "street address",
         "error",
         re.compile(
-            rf"(?:東京都|北海道|京都府|大阪府|[一-龥]{{2,3}}県){PLACE}{{0,12}}?[市区町村郡]{PLACE}{{0,16}}?{NUMBER}"
-            rf"|[一-龥]{{1,4}}[市区](?!分){PLACE}{{1,12}}?(?:\d{{1,3}}-\d{{1,3}}-\d{{1,4}}|\d{{1,3}}丁目)(?![\d-])"
+            rf"{PREFECTURE}{TOWN}{STREET}{HOUSE}"
+            rf"|[一-龥]{{1,4}}[市区](?![場販況分画切間域]){STREET}"
+            rf"(?:\d{{1,3}}-\d{{1,3}}-\d{{1,4}}(?![\d-])|{BLOCK})"
         ),
     ),
     Kind(
         "card number",
         "error",
         re.compile(
-            r"(?<![\d.-])(?:3[47]\d{2}[ -]?\d{6}[ -]?\d{5}"
-            r"|(?:4\d{3}|5[1-5]\d{2}|2[2-7]\d{2}|35\d{2}|6011|65\d{2})(?:[ -]?\d{4}){3})(?![\d.-])",
+            r"(?<![\w.-])(?:3[47]\d{2}[ -]?\d{6}[ -]?\d{5}"
+            r"|(?:4\d{3}|5[1-5]\d{2}|2[2-7]\d{2}|35\d{2}|6011|65\d{2})(?:[ -]?\d{4}){3})(?![\w.-])",
             re.ASCII,
         ),
         is_luhn,
@@ -91,17 +99,20 @@ KINDS = (
         "web address",
         "warning",
         re.compile(
-            r"https?://[^\s/]|www\.\w|\b[a-z0-9-]+\.(?:com|net|org|info|biz|jp|cn|vn|kr|tw)\b",
+            r"https?://[^\s/]|www\.\w"
+            r"|(?<![\w-])[a-z0-9-]{1,63}\.(?:com|net|org|info|biz|jp|cn|vn|kr|tw)\b",
             re.ASCII | re.IGNORECASE,
         ),
     ),
     Kind(
-        "postal code", "warning", re.compile(r"〒 ?\d{3}|(?<![\w.-])\d{3}-\d{4}(?![\w-])", re.ASCII)
+        "postal code",
+        "warning",
+        re.compile(rf"〒 ?\d{{3}}|(?<![\w.-])\d{{3}}-\d{{4}}(?![\w.-])(?!{UNIT})", re.ASCII),
     ),
     Kind(
         "12 digits like a My Number",
         "warning",
-        re.compile(r"(?<![\w.-])\d{4}([ -]?)\d{4}\1\d{4}(?![\w.-])", re.ASCII),
+        re.compile(r"(?<![\w.-])(?<!\d )\d{4}([ -]?)\d{4}\1\d{4}(?! ?\d)(?![\w.-])", re.ASCII),
         is_my_number,
     ),
 )
