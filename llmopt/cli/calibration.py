@@ -81,7 +81,8 @@ def lint(
     as_json: opt.JsonOption = False,
 ) -> None:
     """Look for faults: duplicates, leaks, mojibake, personal data and more. Errors are exit 8."""
-    from llmopt.data.lint.rows import read_rows  # noqa: PLC0415 - reads nothing else loads
+    from llmopt.data.lint.finding import count_documents  # noqa: PLC0415 - loaded when used
+    from llmopt.data.lint.rows import read_rows  # noqa: PLC0415
 
     files = locate_set(name, split)
     given_heldout = heldout if heldout is not None else [files.heldout] if files.heldout else []
@@ -105,7 +106,7 @@ def lint(
             }
         )
     else:
-        print_data(f"{_describe_files(name, files)}: {len(read.rows):,} documents\n")
+        print_data(f"{_describe_files(name, files)}: {count_documents(len(read.rows))}\n")
         print_data("\n".join([*describe_findings(findings), "", verdict]))
     if unfit:
         raise InputError(f"data set {name} is {verdict}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llmopt.data.lint.finding import Finding, Place, Severity, report_places
 from llmopt.data.lint.rows import Row
 
-SHOWN_CHARACTERS = 3  # of what was found: a report is no place for personal data
+SHOWN_CHARACTERS = 2  # of what was found: a report is no place for personal data
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ KINDS = (
         "warning",
         re.compile(
             r"https?://[^\s/]|www\.\w"
-            r"|(?<![\w-])[a-z0-9-]{1,63}\.(?:com|net|org|info|biz|jp|cn|vn|kr|tw)\b",
+            r"|(?<![\w@.-])(?:[a-z0-9-]{1,63}\.){1,4}(?:com|net|org|info|biz|jp|cn|vn|kr|tw)\b",
             re.ASCII | re.IGNORECASE,
         ),
     ),

@@ -38,6 +38,7 @@ POSSIBLE = [
     ("web address", "https://example.com/spec"),
     ("web address", "見本は example.com に"),
     ("web address", "www.example"),
+    ("web address", "Spec.Example.CO.JP参照"),
     ("postal code", "〒123-4567"),
     ("postal code", "150-0001 渋谷"),
     ("12 digits like a My Number", "1234 5678 9018"),
@@ -86,8 +87,13 @@ def test_certain_kinds_are_errors_and_the_others_warnings() -> None:
 
 def test_a_report_does_not_repeat_what_it_found() -> None:
     (error, _) = find_personal_data(make_rows("電話 090-1234-5678"))
-    assert error.rows[0].detail == "phone number 090-****-****"
-    assert mask("東京都渋谷区神南1-2-3") == "東京都******-*-*"
+    assert error.rows[0].detail == "phone number 09*-****-****"
+    assert mask("東京都渋谷区神南1-2-3") == "東京*******-*-*"
+
+
+def test_a_mail_addresss_domain_is_no_web_address() -> None:
+    found = [kind.name for kind, _ in list_personal_data("taro@mail.example.co.jp")]
+    assert found == ["mail address"]
 
 
 def test_the_shipped_texts_hold_none() -> None:
