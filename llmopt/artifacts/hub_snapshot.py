@@ -154,7 +154,6 @@ def _fetch(repository: HubRepository) -> Path:
 def _explain_absence(what: str, error: Exception) -> InputError:
     """Says why a snapshot is not there, and which files of a begun one are missing."""
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE  # noqa: PLC0415
-    from huggingface_hub.errors import IncompleteSnapshotError  # noqa: PLC0415
 
     why, way_out = "the hub can't be reached", "connect and run again, or give a local copy"
     if HF_HUB_OFFLINE:
@@ -162,7 +161,8 @@ def _explain_absence(what: str, error: Exception) -> InputError:
     elif error.__cause__ is not None:
         why += f" ({error.__cause__})"
     where = f"the local cache, {HF_HUB_CACHE}"
-    if isinstance(error, IncompleteSnapshotError):
-        missing = str(error).partition("incomplete: ")[2].partition(". ")[0]
+    _, is_partial, missing = str(error).partition(" is incomplete: ")
+    if is_partial:
+        missing = missing.partition(". ")[0]
         return InputError(f"{what} is not whole in {where}: {missing}; {why}", remedy=way_out)
     return InputError(f"{what} is not in {where}; {why}", remedy=way_out)

@@ -16,6 +16,7 @@ from typing import Any
 
 from llmopt.errors import InputError
 
+NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0, got 0")
 SILENT = 60  # above logging.CRITICAL: what the library logs is raised as well
 
 
@@ -128,7 +129,7 @@ def _load_rows(load: Callable[[ModuleType, Path], Any], what: str) -> list[Any]:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             raise cause from None  # no fault of the data
-        if "corresponds to no data" in str(cause):
+        if any(words in str(cause) for words in NO_ROWS):
             return []
         reason = str(cause).replace(f"{temporary}/", "")
         raise InputError(f"{what} can't be read: {reason}") from None
