@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(unpacked)
-    for name in ("calibration.jsonl", "heldout.jsonl", "README.md"):
+    for name in ("calibration.jsonl", "heldout.jsonl", "README.md", "terms.json"):
         assert f"llmopt/calibration/apparel-ja/{name}" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     found = subprocess.run(

@@ -23,6 +23,10 @@ COMMANDS = {
         "llmopt.cli.evaluate:evaluate",
         "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",
     ),
+    "calibration": (
+        "llmopt.cli.calibration:calibration_app",
+        "Check a calibration set, say what it is made of, or cut it into token windows.",
+    ),
     "verify": (
         "llmopt.cli.inspect:verify",
         "Check that an artifact is whole, what it claims to be, and loadable.",

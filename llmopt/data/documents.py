@@ -71,12 +71,12 @@ def read_documents(path: Path, field: str | None = None) -> list[Document]:
     elif kind.startswith(".jsonl"):
         documents = [
             parse_row(origin, decode_json(line, origin), field)
-            for number, line in enumerate(_read_utf8(path, kind).split("\n"), start=1)
+            for number, line in enumerate(read_utf8(path, kind).split("\n"), start=1)
             if line.strip()
             for origin in [f"{path}:{number}"]
         ]
     else:
-        documents = parse_rows(str(path), _read_rows(path, kind), field)
+        documents = parse_rows(str(path), read_table(path, kind), field)
     if not documents:
         raise InputError(f"data set file {path} holds no document")
     return documents
@@ -124,20 +124,30 @@ def order_indices(count: int, seed: int) -> list[int]:
     return sorted(range(count), key=key)
 
 
-def _read_rows(path: Path, kind: str) -> list[Any]:
+def read_table(path: Path, kind: str) -> list[Any]:
+    """Reads the rows of a .json, .csv or .parquet file.
+
+    Raises:
+        InputError: The file can't be read as such.
+    """
     if kind == ".parquet":
         return read_parquet(path)
     parse = parse_json if kind == ".json" else parse_csv
-    return parse(_read_utf8(path, kind), path)
+    return parse(read_utf8(path, kind), path)
 
 
 def _parse_text(path: Path) -> Iterator[Document]:
-    for number, part in enumerate(_read_utf8(path, ".txt").split("\n\n"), start=1):
+    for number, part in enumerate(read_utf8(path, ".txt").split("\n\n"), start=1):
         if part.strip():
             yield Document(f"{path}#{number}", UNCATEGORISED, text=part.strip())
 
 
-def _read_utf8(path: Path, kind: str) -> str:
+def read_utf8(path: Path, kind: str) -> str:
+    """Reads a file as text, unpacked; a byte order mark and carriage returns leave no trace.
+
+    Raises:
+        InputError: There is no such file, it is not UTF-8, or no whole gzip file.
+    """
     try:
         data = path.read_bytes()
         if kind.endswith(".gz"):

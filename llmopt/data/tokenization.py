@@ -45,6 +45,8 @@ class DocumentTokenizer:
         self._tokenizer.model_max_length = sys.maxsize
         self.bos_id: int | None = self._tokenizer.bos_token_id
         self.eos_id: int | None = self._tokenizer.eos_token_id
+        self.unknown_id: int | None = self._tokenizer.unk_token_id
+        self.bos_text: str | None = self._tokenizer.bos_token
         # What the tokenizer does by default decides whether this family uses BOS at all.
         self.adds_bos = self.bos_id is not None and self.bos_id in self._tokenizer("").input_ids
 
@@ -61,8 +63,7 @@ class DocumentTokenizer:
             InputError: A chat is to be rendered and the tokenizer has no template, or the
                 template refuses the chat.
         """
-        text = self._render(document, document.template or template)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        ids = self.encode_as_is(self.render(document, document.template or template))
         if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
             return ids  # a model without BOS, or whose "BOS" only ever ends a text
         rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out
@@ -70,14 +71,33 @@ class DocumentTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Turns ids back into text, special tokens included."""
-        return str(self._tokenizer.decode(ids))
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _render(self, document: Document, template: Template) -> str:
+    def encode_as_is(self, text: str) -> list[int]:
+        """Encodes a text that was rendered already; nothing is added or left out."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def name_token(self, token: int) -> str:
+        """Returns a token as the vocabulary writes it."""
+        return str(self._tokenizer.convert_ids_to_tokens(token))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be rendered."""
+        return bool(self._tokenizer.chat_template)
+
+    def render(self, document: Document, template: Template) -> str:
+        """Writes a document as the text that is encoded.
+
+        Raises:
+            InputError: As `encode`.
+        """
         if document.messages is None:
             return document.text or ""
         if template == "none":
             return "\n\n".join(turn["content"] for turn in document.messages)
-        if not self._tokenizer.chat_template:
+        if not self.has_chat_template:
             raise InputError(
                 f"the tokenizer of {self._folder} has no chat template",
                 remedy="set `template: none` in the data set",

@@ -35,6 +35,8 @@ print(*sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
         ["validate", "recipes/quickstart.yaml"],
         ["plan", "recipes/quickstart.yaml", "--store", "STORE"],
         ["schema"],
+        ["calibration", "lint", "apparel-ja"],
+        ["calibration", "stats", "apparel-ja"],
         ["store", "ls", "--store", "STORE"],
     ],
     ids=" ".join,
@@ -81,6 +83,11 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
         (("quantize", "gptq"), step_types()["quantize.gptq"], {"model", "data"}),
         (("quantize", "rtn"), step_types()["quantize.rtn"], {"model", "data"}),
         (("quantize", "gptq"), DatasetSpec, {"set", "path", "hf", "revision", "mix", "require"}),
+        (
+            ("calibration", "build"),
+            DatasetSpec,
+            {"set", "path", "hf", "revision", "mix", "require"},
+        ),
         (("eval",), EvalPerplexity, {"model", "data", "baseline"}),
     ],
 )
