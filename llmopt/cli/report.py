@@ -80,7 +80,7 @@ def describe_limits(metric: str, limits: Requirement) -> str:
     words = {"max": "at most {:g}", "min": "at least {:g}", "max_increase_pct": "at most {:+g} %"}
     given = limits.model_dump(exclude_defaults=True)
     parts = [
-        words[name].format(value) if name in words else f"{name} {value}"
+        words[name].format(value) if name in words else name if value is True else f"{name} {value}"
         for name, value in given.items()
     ]
     return f"{metric} {', '.join(parts)}"
