@@ -31,6 +31,14 @@ COMMANDS = {
         "llmopt.cli.inspect:verify",
         "Check that an artifact is whole, what it claims to be, and loadable.",
     ),
+    "report": (
+        "llmopt.cli.report:report",
+        "Write one HTML page about an artifact or a run: recipe, quality, errors, costs, files.",
+    ),
+    "diff": (
+        "llmopt.cli.diff:diff",
+        "Show what two artifacts differ in; exit with 3 where a given threshold is passed.",
+    ),
     "doctor": (
         "llmopt.cli.inspect:doctor",
         "Say what this machine can run, and how to get what is missing.",

@@ -41,12 +41,13 @@ LIBRARIES = {
     "torch": ("quantisation and evaluation", "pip install 'torch>=2.11'"),
     "transformers": ("model shells and tokenizers", "pip install 'transformers>=5'"),
     "safetensors": ("reading other tools' checkpoints", "pip install safetensors"),
+    "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
 
 def examine_machine() -> list[Finding]:
     """Looks at everything, in the order in which it is printed."""
-    return [*_find_basics(), *_find_libraries(), _find_gpu(), _find_vllm()]
+    return [*_find_basics(), *_find_libraries(), _find_gpu(), _find_vllm(), _find_browser()]
 
 
 def _find_basics() -> Iterator[Finding]:
@@ -110,4 +111,15 @@ def _find_vllm() -> Finding:
         detail=str(python.relative_to(checkout)) if python.exists() else "no .venvs/vllm",
         purpose="`make test-vllm`, which loads artifacts in the real vLLM",
         remedy="make vllm-env (in a checkout of the repository)",
+    )
+
+
+def _find_browser() -> Finding:
+    path = shutil.which("chromium")
+    return Finding(
+        "Chromium for tests",
+        present=path is not None,
+        detail=path or "no chromium on PATH",
+        purpose="`make test-full`, which opens a report in a real browser",
+        remedy="apt-get install chromium",
     )
