@@ -5,7 +5,7 @@ from itertools import combinations
 
 from pydantic import JsonValue
 
-from llmopt.evaluate.bootstrap import Floats, interval, resample
+from llmopt.evaluate.bootstrap import Resampled, resample
 from llmopt.evaluate.metrics import summarise
 from llmopt.evaluate.scoring import TokenScores
 
@@ -68,13 +68,13 @@ def _kl_mean(scores: TokenScores) -> float:
 
 def _resampled_means(
     scores: Mapping[str, TokenScores], bootstrap_samples: int
-) -> dict[str, Floats | None]:
+) -> dict[str, Resampled | None]:
     return {name: resample(part, bootstrap_samples).get("kl_mean") for name, part in scores.items()}
 
 
 def _difference(
-    resampled: Mapping[str, Floats | None], one: str, other: str
+    resampled: Mapping[str, Resampled | None], one: str, other: str
 ) -> list[JsonValue] | None:
     """Takes the difference in every resample, so that what both have in common falls out."""
     first, second = resampled[one], resampled[other]
-    return None if first is None or second is None else interval(first - second)
+    return None if first is None or second is None else first.minus(second).interval()

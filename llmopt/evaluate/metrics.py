@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from llmopt.errors import NumericalError
-from llmopt.evaluate.bootstrap import interval, resample
+from llmopt.evaluate.bootstrap import resample
 from llmopt.evaluate.scoring import TokenScores
 
 MAX_NLL = 700.0  # nats; a perplexity beyond e^709 is no float64
@@ -81,7 +81,10 @@ def _summarise_part(scores: TokenScores) -> dict[str, JsonValue]:
 def _intervals(scores: TokenScores, bootstrap_samples: int) -> dict[str, JsonValue]:
     resampled = resample(scores, bootstrap_samples)
     measured = WITH_INTERVAL if scores.kl is not None else WITH_INTERVAL[:1]
-    return {f"{metric}_ci": interval(resampled.get(metric)) for metric in measured}
+    return {
+        f"{metric}_ci": resampled[metric].interval() if metric in resampled else None
+        for metric in measured
+    }
 
 
 def _mean_nll(nll: NDArray[np.float64]) -> float:
