@@ -5,13 +5,15 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from llmopt.steps.base import StepBase
+from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
 from llmopt.steps.eval_perplexity import EvalPerplexity
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_rtn import QuantizeRtn
 
 Step = Annotated[
-    QuantizeGptq | QuantizeRtn | EvalPerplexity | EvalGate, Field(discriminator="uses")
+    QuantizeGptq | QuantizeRtn | EvalPerplexity | EvalCompare | EvalGate,
+    Field(discriminator="uses"),
 ]
 
 
