@@ -45,6 +45,6 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
         text=True,
     ).stdout.splitlines()
     assert Path(found[0]) == unpacked / "llmopt"
-    assert found[1] == "['apparel-ja']"
-    assert int(found[2]) >= 300
-    assert int(found[3]) >= 60
+    assert found[1] == "['apparel-ja', 'general-en', 'general-ja']"
+    assert int(found[2]) >= 1000
+    assert int(found[3]) >= 200
