@@ -56,6 +56,13 @@ def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"perplexity {metrics['perplexity']:.3f}"
     if "top1_agreement" in metrics:
         yield f"top-1 agreement {100 * metrics['top1_agreement']:.2f} %"
+    if "accuracy" in metrics:
+        yield f"{100 * metrics['accuracy']:.1f} % of {metrics['num_items']} tasks right"
+    if "agreement" in metrics:
+        yield (
+            f"baseline {100 * metrics['baseline_accuracy']:.1f} %, "
+            f"agreement {100 * metrics['agreement']:.1f} %"
+        )
     if "num_tokens" in metrics:
         yield f"{metrics['num_tokens']} tokens of {metrics['num_documents']} documents"
 

@@ -51,8 +51,31 @@ class DocumentTokenizer:
             InputError: A chat is to be rendered and the tokenizer has no template, or the
                 template refuses the chat.
         """
-        text = self._render(document, template)
+        return self._encode(self._render(document, template))
+
+    def encode_prompt(self, document: Document, template: Template = "chat") -> list[int]:
+        """Encodes a chat up to where its answer begins, BOS as in `encode`.
+
+        Under `none` the answer begins after a blank line.
+
+        Raises:
+            InputError: As `encode`.
+        """
+        if template == "none":
+            return self._encode(self._render(document, template) + "\n\n")
+        return self._encode(self._render(document, template, prompts=True))
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Encodes what follows a prompt: no token before or after it."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def decode_answer(self, ids: list[int]) -> str:
+        """Turns an answer's ids into text, special tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.encode_answer(text)
         if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
             return ids  # a model without BOS, or whose "BOS" only ever ends a text
         rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out
@@ -62,7 +85,7 @@ class DocumentTokenizer:
         """Turns ids back into text, special tokens included."""
         return str(self._tokenizer.decode(ids))
 
-    def _render(self, document: Document, template: Template) -> str:
+    def _render(self, document: Document, template: Template, *, prompts: bool = False) -> str:
         if document.messages is None:
             return document.text or ""
         if template == "none":
@@ -73,7 +96,9 @@ class DocumentTokenizer:
                 remedy="set `template: none` in the data set",
             )
         try:
-            rendered = self._tokenizer.apply_chat_template(list(document.messages), tokenize=False)
+            rendered = self._tokenizer.apply_chat_template(
+                list(document.messages), tokenize=False, add_generation_prompt=prompts
+            )
         except (TemplateError, TypeError) as error:
             raise InputError(f"{document.origin}: the chat template refuses it: {error}") from None
         return str(rendered)
