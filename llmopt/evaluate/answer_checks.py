@@ -76,7 +76,7 @@ def _judge_json(check: JsonCheck, answer: str) -> str | None:
         )
         validator = jsonschema.Draft202012Validator(check.json_schema, registry=Registry())
         fault = next(iter(validator.iter_errors(document)), None)
-    except (Unresolvable, re.error) as error:
+    except Unresolvable as error:
         raise InputError(f"json_schema can't be applied: {error}") from None
     except (ValueError, RecursionError) as error:
         return f"not valid JSON: {error}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.manifest import ArtifactKind
@@ -48,12 +48,6 @@ class EvalTechpack(StepBase):
     template: Template = Field(
         "chat", description="chat renders prompts by the tokenizer's template; none joins them."
     )
-
-    @model_validator(mode="after")
-    def _check_distinct(self) -> "EvalTechpack":
-        if self.baseline is not None and self.baseline == self.model:
-            raise ValueError("baseline is the model itself: nothing would be compared")
-        return self
 
     def identity_settings(self) -> dict[str, Any]:
         """Returns the settings, and the digest of the shipped tasks where those are used."""
