@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -124,7 +125,9 @@ def read_tasks(path: Path) -> list[TaskItem]:
 
 
 def select_tasks(items: Sequence[TaskItem], limit: int | None) -> list[TaskItem]:
-    """Takes `limit` items, spread over the set by the SHA-256 of their ids, in the set's order.
+    """Takes `limit` items, evenly over the kinds of check, in the set's order.
+
+    Which ones of a kind is decided by the SHA-256 of their ids, so on every machine the same.
 
     Raises:
         InputError: There are fewer.
@@ -133,9 +136,14 @@ def select_tasks(items: Sequence[TaskItem], limit: int | None) -> list[TaskItem]
         return list(items)
     if limit > len(items):
         raise InputError(f"limit is {limit}, but the task set holds {len(items)} items")
-    chosen = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())[:limit]
-    names = {item.id for item in chosen}
-    return [item for item in items if item.id in names]
+    mixed = sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest())
+    seen: Counter[str] = Counter()
+    ranks: dict[str, tuple[int, int]] = {}
+    for position, item in enumerate(mixed):
+        ranks[item.id] = (seen[item.check.kind], position)
+        seen[item.check.kind] += 1
+    chosen = set(sorted(ranks, key=lambda name: ranks[name])[:limit])
+    return [item for item in items if item.id in chosen]
 
 
 def _parse_item(origin: str, line: str) -> TaskItem:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import TypeAdapter
 from llmopt.data.task_items import Check, TaskItem, locate_shipped_tasks, read_tasks
 from llmopt.errors import InputError
 from llmopt.evaluate.answer_checks import judge_answer, verify_items
+from tests.models import REPOSITORY
 
 FULL_WIDTH = {ord(d): chr(ord(d) + 0xFEE0) for d in "0123456789"}
 SCHEMA = {
@@ -144,6 +146,15 @@ def test_full_width_digits_in_a_json_string_are_the_same() -> None:
     check = {"kind": "json", "json_schema": {}, "values": {"/style": "KB-204"}}
     assert judge(check, '{"style": "KB-\uff12\uff10\uff14"}') is None
     assert judge(check, '{"style": "KB-205"}') is not None
+
+
+def test_the_items_in_the_docs_are_whole(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "techpack-tasks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "tasks.jsonl").write_text(block, encoding="utf-8")
+    items = read_tasks(tmp_path / "tasks.jsonl")
+    verify_items(items)
+    assert [item.check.kind for item in items] == ["copy", "grading", "choice", "json"]
 
 
 @pytest.mark.parametrize(
