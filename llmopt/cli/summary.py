@@ -7,14 +7,21 @@ from typing import Any
 
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.files import format_bytes
+from llmopt.evaluate.comparison_table import format_interval, write_table
 from llmopt.recipe.execute import RunResult
+
+COMPARE = "eval.compare"
 
 
 def summarise_run(result: RunResult, output_folder: Path) -> str:
     """Returns the summary of a finished run as text."""
     lines = ["", "summary"]
     for name, artifact in result.artifacts.items():
-        lines.append(f"  {name}: {'; '.join(describe_artifact(artifact))}")
+        if artifact.manifest.step.uses == COMPARE:
+            table = write_table(artifact.manifest.metrics)  # type: ignore[arg-type]
+            lines += [f"  {name}:", *(f"    {line}" for line in table.splitlines())]
+        else:
+            lines.append(f"  {name}: {'; '.join(describe_artifact(artifact))}")
         lines.append(f"    {_relative(output_folder / name)}")
     for name, reason in result.unavailable.items():
         lines.append(f"  {name}: not run: {reason}")
@@ -45,23 +52,33 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if all(isinstance(value, dict) for value in metrics.values()):
+        yield f"judged in the comparison of {', '.join(metrics)}"
     if "kl_mean" in metrics:
-        yield f"KL {metrics['kl_mean']:.6f} (p99 {metrics['kl_p99']:.4f})"
+        yield (
+            f"KL {metrics['kl_mean']:.6f}{format_interval(metrics, 'kl_mean', 6)} "
+            f"(p99 {metrics['kl_p99']:.4f}{format_interval(metrics, 'kl_p99', 4)})"
+        )
     if "baseline_perplexity" in metrics:
         yield (
             f"perplexity {metrics['perplexity']:.3f} against {metrics['baseline_perplexity']:.3f} "
-            f"({metrics['perplexity_increase_pct']:+.2f} %)"
+            f"({metrics['perplexity_increase_pct']:+.2f} %"
+            f"{format_interval(metrics, 'perplexity_increase_pct', 2)})"
         )
     elif "perplexity" in metrics:
-        yield f"perplexity {metrics['perplexity']:.3f}"
+        yield f"perplexity {metrics['perplexity']:.3f}{format_interval(metrics, 'perplexity', 3)}"
     if "top1_agreement" in metrics:
-        yield f"top-1 agreement {100 * metrics['top1_agreement']:.2f} %"
+        yield (
+            f"top-1 agreement {100 * metrics['top1_agreement']:.2f} %"
+            f"{format_interval(metrics, 'top1_agreement', 2, 100)}"
+        )
     if "accuracy" in metrics:
         yield f"{100 * metrics['accuracy']:.1f} % of {metrics['num_items']} tasks right"
     if "agreement" in metrics:
         yield (
             f"baseline {100 * metrics['baseline_accuracy']:.1f} %, "
             f"agreement {100 * metrics['agreement']:.1f} %"
+            f"{format_interval(metrics, 'agreement', 1, 100)}"
         )
     if "num_tokens" in metrics:
         yield f"{metrics['num_tokens']} tokens of {metrics['num_documents']} documents"

@@ -1,7 +1,8 @@
-"""Scores documents under one model, or under a candidate and its baseline in one pass.
+"""Scores documents under one model, or under candidates and their baseline in one pass.
 
-Blocks are streamed: at any moment one block of each model is in memory, and the residual
-streams of all windows. Everything is computed in float32.
+Blocks are streamed: all models walk in step, and at any moment one block of one of them is in
+memory. The residual streams between blocks lie in an activation store, which spills to disk
+beyond its budget. Everything is computed in float32.
 
 Shapes: B = windows in a batch, T = tokens, D = hidden size, S = scored tokens, V = vocabulary.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmopt.artifacts.progress import Progress
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.streamed_model import OutputHead, StreamedModel
 from llmopt.errors import NumericalError
@@ -42,42 +44,60 @@ class TokenScores:
     kl: NDArray[np.float64] | None = None
     agrees: NDArray[np.bool_] | None = None
 
+    def select(self, chosen: NDArray[np.bool_]) -> "TokenScores":
+        """Returns the scores of the chosen tokens."""
+        return TokenScores(
+            self.document[chosen],
+            self.nll[chosen],
+            None if self.baseline_nll is None else self.baseline_nll[chosen],
+            None if self.kl is None else self.kl[chosen],
+            None if self.agrees is None else self.agrees[chosen],
+        )
+
 
 def score_windows(
     windows: Sequence[Window],
-    candidate: StreamedModel,
+    candidates: Sequence[StreamedModel],
     baseline: StreamedModel | None,
+    streams: ActivationStore,
     progress: Progress,
-) -> TokenScores:
-    """Scores every window.
+) -> list[TokenScores]:
+    """Scores every window under each candidate; the baseline is run once for all of them.
+
+    Besides one block, two output heads are in memory: the baseline's and one candidate's.
+
+    Args:
+        windows: What to score.
+        candidates: The models to score.
+        baseline: The model that they should equal.
+        streams: Keeps the residual streams, tokens × D × 4 bytes per model; empty afterwards.
+        progress: Hears of every block of every model.
+
+    Returns:
+        One per candidate, tokens in the same order in all of them.
 
     Raises:
         NumericalError: A model's output is NaN or infinite.
     """
-    models = [candidate] if baseline is None else [candidate, baseline]
+    models = [*candidates, *([] if baseline is None else [baseline])]
     batches = list(batch_windows(windows, BATCH_TOKENS))
     progress.start("scoring blocks", sum(model.num_blocks for model in models))
     with torch.inference_mode():
-        streams = [_run_blocks(model, batches, progress) for model in models]
-        heads = [model.read_head() for model in models]
-        parts = [
-            _score_batch(batch, [stream[index] for stream in streams], heads)
-            for index, batch in enumerate(batches)
-        ]
-    return _concatenate(parts)
+        for number, model in enumerate(models):
+            for index, hidden_BTD in enumerate(model.embed(_pad(batch) for batch in batches)):
+                streams.put(_key(number, index), hidden_BTD)
+        longest = max(len(window.ids) for window in windows)
+        for index in range(max(model.num_blocks for model in models)):
+            for number, model in enumerate(models):
+                if index < model.num_blocks:
+                    keys = [_key(number, batch) for batch in range(len(batches))]
+                    _run_block(DecoderBlock(model, index, longest), keys, streams)
+                    progress.advance()
+        return _score_candidates(batches, candidates, baseline, streams)
 
 
-def _run_blocks(
-    model: StreamedModel, batches: Sequence[list[Window]], progress: Progress
-) -> list[Tensor]:
-    """Returns the residual stream after the last block, one [B, T, D] per batch."""
-    hidden = list(model.embed(_pad(batch) for batch in batches))
-    for index in range(model.num_blocks):
-        block = DecoderBlock(model, index, max(stream.shape[1] for stream in hidden))
-        for number, stream in enumerate(hidden):
-            hidden[number] = block.forward(stream)
-        progress.advance()
-    return hidden
+def _key(model: int, batch: int) -> str:
+    return f"hidden-{model}-{batch}"
 
 
 def _pad(batch: Sequence[Window]) -> Tensor:
@@ -86,9 +106,37 @@ def _pad(batch: Sequence[Window]) -> Tensor:
     return torch.tensor([[*w.ids, *[0] * (length - len(w.ids))] for w in batch])
 
 
+def _run_block(block: DecoderBlock, keys: Sequence[str], streams: ActivationStore) -> None:
+    for key in keys:
+        streams.put(key, block.forward(streams.take(key)))
+
+
+def _score_candidates(
+    batches: Sequence[list[Window]],
+    candidates: Sequence[StreamedModel],
+    baseline: StreamedModel | None,
+    streams: ActivationStore,
+) -> list[TokenScores]:
+    baseline_head = None if baseline is None else baseline.read_head()
+    found = []
+    for number, candidate in enumerate(candidates):
+        head = candidate.read_head()
+        parts = []
+        for index, batch in enumerate(batches):
+            pairs = [(head, streams.take(_key(number, index)))]
+            if baseline_head is not None:
+                pairs.append((baseline_head, streams.get(_key(len(candidates), index))))
+            parts.append(_score_batch(batch, pairs))
+        found.append(_concatenate(parts))
+    for index in range(len(batches)):
+        streams.drop(_key(len(candidates), index))
+    return found
+
+
 def _score_batch(
-    batch: Sequence[Window], hidden: Sequence[Tensor], heads: Sequence[OutputHead]
+    batch: Sequence[Window], pairs: Sequence[tuple[OutputHead, Tensor]]
 ) -> TokenScores:
+    """Scores one batch by each model's head and final stream, the candidate's first."""
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []
@@ -101,10 +149,7 @@ def _score_batch(
     parts = []
     for start in range(0, len(rows), HEAD_ROWS):
         cut = slice(start, start + HEAD_ROWS)
-        log_probs = [
-            _log_probs(head(stream[rows[cut], columns[cut]]))
-            for head, stream in zip(heads, hidden, strict=True)
-        ]
+        log_probs = [_log_probs(head(hidden[rows[cut], columns[cut]])) for head, hidden in pairs]
         parts.append(_compare(document[cut], torch.tensor(targets[cut]), log_probs))
     return _concatenate(parts)
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.manifest import LayerError
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import DECODER_STAGES, Stage
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.errors import NumericalError
-from llmopt.quant.activation_store import ActivationStore
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.solution import Solution, split_solution
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint import compressed_tensors_format, gptq_format
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import BLOCK_LINEARS
@@ -24,7 +25,6 @@ from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError
-from llmopt.quant.activation_store import ActivationStore
 from llmopt.quant.block_pass import BlockPass, BlockResult, CalibrationBatches, Solver
 from llmopt.quant.journal import Journal
 from llmopt.quant.solution import split_solution

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from llmopt.errors import RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
-from llmopt.steps.base import StepBase
+from llmopt.steps.base import StepBase, input_path
+from llmopt.steps.eval_compare import EvalCompare
+from llmopt.steps.eval_gate import EvalGate
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def build_graph(loaded: LoadedRecipe) -> StepGraph:
     for name, step in recipe.steps.items():
         edges[name] = set(_check_references(loaded, name, step))
     _check_order(loaded, edges)
+    _check_requirements(loaded)
     data_edges = {name: frozenset(before) for name, before in edges.items()}
     gates = _find_gates(recipe.steps, data_edges)
     waits_for = {name: data_edges[name] | gates[name] for name in edges}
@@ -66,9 +69,10 @@ def _check_unique_names(loaded: LoadedRecipe) -> None:
 def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterator[str]:
     """Yields the steps that one step refers to."""
     recipe = loaded.recipe
-    for field, target in step.input_names().items():
-        place = loaded.tree.place_of(("steps", name, field))
-        accepts = step.input_fields()[field].accepts
+    for key, target in step.input_names().items():
+        path = input_path(key)
+        place = loaded.tree.place_of(("steps", name, *path))
+        accepts = step.input_fields()[str(path[0])].accepts
         kind = _kind_of(loaded, target)
         if kind is None:
             known = [
@@ -77,13 +81,13 @@ def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterat
                 if _kind_of(loaded, other) in accepts and other != name
             ]
             raise RecipeError(
-                f"{place}: {field} of step {name!r} is {target!r}, but there is no source, data "
+                f"{place}: {key} of step {name!r} is {target!r}, but there is no source, data "
                 f"set or step of that name" + suggest(target, known)
             )
         if kind not in accepts:
             wanted = " or ".join(accepts)
             raise RecipeError(
-                f"{place}: {field} of step {name!r} wants a {wanted}; {target!r} is a {kind}"
+                f"{place}: {key} of step {name!r} wants a {wanted}; {target!r} is a {kind}"
             )
         if target in recipe.steps:
             yield target
@@ -122,6 +126,24 @@ def _check_order(loaded: LoadedRecipe, edges: Mapping[str, set[str]]) -> None:
             )
 
 
+def _check_requirements(loaded: LoadedRecipe) -> None:
+    """Refuses a gate on a comparison whose metric's first part is none of the candidates."""
+    steps = loaded.recipe.steps
+    for name, gate in steps.items():
+        source = steps.get(gate.input_names().get("metrics_of", ""))
+        if not isinstance(gate, EvalGate) or not isinstance(source, EvalCompare):
+            continue
+        for metric in gate.require:
+            candidate = metric.partition(".")[0]
+            if candidate not in source.candidates:
+                place = loaded.tree.place_of(("steps", name, "require", metric))
+                raise RecipeError(
+                    f"{place}: {metric} of step {name!r}: a comparison's metrics begin with a "
+                    "candidate's name, such as "
+                    f"{source.candidates[0]}.kl_mean" + suggest(candidate, source.candidates)
+                )
+
+
 def _find_gates(
     steps: Mapping[str, StepBase], edges: Mapping[str, frozenset[str]]
 ) -> dict[str, frozenset[str]]:
@@ -139,19 +161,23 @@ def _find_gates(
     return {name: frozenset(found) for name, found in gates.items()}
 
 
-def _judged_steps(gate: StepBase, steps: Mapping[str, StepBase]) -> set[str]:
+def _judged_steps(gate: StepBase, steps: Mapping[str, StepBase]) -> frozenset[str]:
     """A gate judges its `model`; one that reads metrics judges what those were measured on."""
-    names = gate.input_names()
-    return {names["model"]} & set(steps) if "model" in names else _measured(gate, steps)
+    measured = _measured(gate, steps)
+    if not isinstance(gate, EvalGate):
+        return measured
+    # On a comparison, the candidates that it requires something of: a control holds nobody up.
+    required = measured & {metric.partition(".")[0] for metric in gate.require}
+    return required or measured
 
 
-def _measured(step: StepBase, steps: Mapping[str, StepBase]) -> set[str]:
+def _measured(step: StepBase, steps: Mapping[str, StepBase]) -> frozenset[str]:
     """Returns the steps whose artifacts a step's metrics speak of."""
-    names = step.input_names()
-    if "metrics_of" not in names:
-        return {names["model"]} & set(steps)
-    source = names["metrics_of"]
-    return _measured(steps[source], steps) if steps[source].produces == "evaluation" else {source}
+    source = step.input_names().get("metrics_of")
+    if source is None:
+        return step.measured_names() & frozenset(steps)
+    is_evaluation = steps[source].produces == "evaluation"
+    return _measured(steps[source], steps) if is_evaluation else frozenset({source})
 
 
 def _close(start: str, edges: Mapping[str, set[str] | frozenset[str]]) -> frozenset[str]:

@@ -52,7 +52,10 @@ def _table(
     for name, field in model.model_fields.items():
         if (only and name not in only) or name in without or name == "uses":
             continue
-        kind = " or ".join(inputs[name].accepts) if name in inputs else _type(field.annotation)
+        kind = _type(field.annotation)
+        if name in inputs:
+            each = "list of " if kind.startswith("list of ") else ""
+            kind = each + " or ".join(inputs[name].accepts)
         lines.append(f"| `{name}` | {kind} | {_default(field)} | {field.description or ''} |")
     return "\n".join(lines) + "\n"
 

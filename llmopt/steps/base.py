@@ -20,7 +20,7 @@ InputKind = Literal["checkpoint", "quantized_checkpoint", "dataset", "evaluation
 
 @dataclass(frozen=True)
 class InputRef:
-    """Marks a step's field as the name of a source, a data set or another step."""
+    """Marks a step's field as the name, or a tuple of names, of sources, data sets or steps."""
 
     accepts: tuple[InputKind, ...]
 
@@ -54,7 +54,7 @@ class ResolvedInput:
     origin: str = ""
 
 
-StepInputs = Mapping[str, ResolvedInput]
+StepInputs = Mapping[str, ResolvedInput]  # by the keys of StepBase.input_names
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,23 @@ class StepBase(BaseModel, ABC):
         return _fields_marked(cls, InputRef)
 
     def input_names(self) -> dict[str, str]:
-        """Returns field → name for the inputs that are given."""
-        names = {name: getattr(self, name) for name in self.input_fields()}
-        return {name: value for name, value in names.items() if value is not None}
+        """Returns key → name for the inputs that are given.
+
+        The key of a field is the field, that of a list's entry `field.index`.
+        """
+        names: dict[str, str] = {}
+        for field_name in self.input_fields():
+            value = getattr(self, field_name)
+            if isinstance(value, tuple):
+                names |= {f"{field_name}.{index}": name for index, name in enumerate(value)}
+            elif value is not None:
+                names[field_name] = value
+        return names
+
+    def measured_names(self) -> frozenset[str]:
+        """Names the inputs that the step's metrics speak of."""
+        names = self.input_names()
+        return frozenset({names["model"]}) if "model" in names else frozenset()
 
     def settings(self) -> dict[str, Any]:
         """Returns every field but the inputs and what only orders the run."""
@@ -175,6 +189,12 @@ class StepBase(BaseModel, ABC):
     @abstractmethod
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Does the work, into `context.work_folder`."""
+
+
+def input_path(key: str) -> tuple[str | int, ...]:
+    """Returns where an input stands in its step: `candidates.0` → ("candidates", 0)."""
+    field_name, _, index = key.partition(".")
+    return (field_name, int(index)) if index else (field_name,)
 
 
 def _fields_marked(cls: type[BaseModel], mark: type[Mark]) -> dict[str, Mark]:

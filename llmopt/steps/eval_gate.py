@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -19,7 +19,7 @@ MEASURED = (
 
 
 class Requirement(BaseModel):
-    """Limits of one metric; at least one of the three."""
+    """Limits of one metric; at least one of `max`, `min` and `max_increase_pct`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
@@ -27,6 +27,11 @@ class Requirement(BaseModel):
     min: float | None = Field(None, description="The metric is at least this.")
     max_increase_pct: float | None = Field(
         None, description="The metric exceeds baseline_METRIC by at most so many percent."
+    )
+    confident: bool = Field(
+        False,
+        description="The limits hold for the whole 95 % interval METRIC_ci, so for its worse end; "
+        "a metric without an interval misses.",
     )
 
     @model_validator(mode="after")
@@ -47,6 +52,7 @@ class EvalGate(ScoringFields):
     """
 
     is_gate: ClassVar[bool] = True
+    step_version: ClassVar[int] = 2  # 1 had no intervals
 
     uses: Literal["eval.gate"]
     model: OptionalModelName = Field(None, description="The model that is judged.")
@@ -58,7 +64,9 @@ class EvalGate(ScoringFields):
         None, description="Judge this step's metrics in place of measuring."
     )
     require: Annotated[dict[str, Requirement], NotIdentity()] = Field(
-        min_length=1, description="Metric → limits."
+        min_length=1,
+        description="Metric → limits. A dot leads into what is nested: by_category.NAME.kl_mean; "
+        "on a comparison CANDIDATE.kl_mean.",
     )
 
     @model_validator(mode="after")
@@ -98,44 +106,109 @@ class EvalGate(ScoringFields):
 
 
 def _list_figures(artifact: Artifact) -> str:
-    numbers = {name: _number(value) for name, value in artifact.manifest.metrics.items()}
-    shown = [f"{name} {value:.6g}" for name, value in numbers.items() if value is not None]
-    return ", ".join(shown) or "nothing"
+    figures = _find_figures(artifact.manifest.metrics)
+    return ", ".join(f"{name} {value:.6g}" for name, value in figures.items()) or "nothing"
+
+
+def _find_figures(metrics: Mapping[str, JsonValue], prefix: str = "") -> dict[str, float]:
+    """Returns dotted path → number, categories left out."""
+    figures: dict[str, float] = {}
+    for name, value in metrics.items():
+        number = _number(value)
+        if number is not None:
+            figures[prefix + name] = number
+        elif isinstance(value, dict) and name != "by_category":
+            figures |= _find_figures(value, f"{prefix}{name}.")
+    return figures
 
 
 def find_misses(require: Mapping[str, Requirement], metrics: Mapping[str, JsonValue]) -> list[str]:
-    """Returns one sentence per limit that the metrics miss; what can't be judged misses."""
+    """Returns one sentence per limit that the metrics miss; what can't be judged misses.
+
+    Args:
+        require: Metric, dotted where it is nested → limits.
+        metrics: A manifest's metrics.
+    """
     faults = []
     for metric, limits in require.items():
-        value = _number(metrics.get(metric))
+        scope, name = _find_scope(metrics, metric)
+        value = _number(scope.get(name))
         if value is None:
-            measured = [name for name, other in metrics.items() if _number(other) is not None]
-            faults.append(
-                f"{metric} was not measured (measured: {', '.join(measured) or 'nothing'})"
-            )
-            continue
-        if limits.max is not None and not value <= limits.max:
-            faults.append(f"{metric} is {value:.6g}, allowed at most {limits.max:g}")
-        if limits.min is not None and not value >= limits.min:
-            faults.append(f"{metric} is {value:.6g}, required at least {limits.min:g}")
-        if limits.max_increase_pct is not None:
-            faults += _increase_fault(metric, value, metrics, limits.max_increase_pct)
+            measured = ", ".join(_find_figures(metrics)) or "nothing"
+            faults.append(f"{metric} was not measured (measured: {measured})")
+        else:
+            faults += _faults(metric, limits, scope)
     return faults
 
 
-def _increase_fault(
-    metric: str, value: float, metrics: Mapping[str, JsonValue], limit_pct: float
-) -> list[str]:
-    baseline = _number(metrics.get(f"baseline_{metric}"))
-    if baseline is None or baseline == 0:
-        return [f"{metric} has no baseline_{metric} to compare with"]
+def _find_scope(metrics: Mapping[str, JsonValue], path: str) -> tuple[Mapping[str, JsonValue], str]:
+    """Returns the mapping that a dotted metric stands in, and the name that it has there."""
+    *parents, name = path.split(".")
+    scope: Mapping[str, JsonValue] = metrics
+    for parent in parents:
+        inner = scope.get(parent)
+        scope = inner if isinstance(inner, dict) else {}
+    return scope, name
+
+
+def _faults(path: str, limits: Requirement, scope: Mapping[str, JsonValue]) -> Iterator[str]:
+    name = path.rpartition(".")[2]
+    end = " at the worse end of its 95 % interval" if limits.confident else ""
+    if limits.max is not None or limits.min is not None:
+        bounds = _find_interval(scope, name) if limits.confident else _as_bounds(scope[name])
+        if bounds is None:
+            yield f"{path} has no 95 % interval ({name}_ci)"
+            return
+        low, high = bounds
+        if limits.max is not None and not high <= limits.max:
+            yield f"{path} is {high:.6g}{end}, allowed at most {limits.max:g}"
+        if limits.min is not None and not low >= limits.min:
+            yield f"{path} is {low:.6g}{end}, required at least {limits.min:g}"
+    if limits.max_increase_pct is not None:
+        judge = _confident_increase_fault if limits.confident else _increase_fault
+        yield from judge(path, limits.max_increase_pct, scope)
+
+
+def _increase_fault(path: str, limit_pct: float, scope: Mapping[str, JsonValue]) -> Iterator[str]:
+    name = path.rpartition(".")[2]
+    value, baseline = _number(scope[name]), _number(scope.get(f"baseline_{name}"))
+    if value is None or baseline is None or baseline == 0:
+        yield f"{path} has no baseline_{name} to compare with"
+        return
     increase_pct = 100 * (value - baseline) / abs(baseline)
-    if increase_pct <= limit_pct:
-        return []
-    return [
-        f"{metric} is {value:.6g}, {increase_pct:.3g} % above the baseline's {baseline:.6g}, "
-        f"allowed {limit_pct:g} %"
-    ]
+    if not increase_pct <= limit_pct:
+        yield (
+            f"{path} is {value:.6g}, {increase_pct:.3g} % above the baseline's {baseline:.6g}, "
+            f"allowed {limit_pct:g} %"
+        )
+
+
+def _confident_increase_fault(
+    path: str, limit_pct: float, scope: Mapping[str, JsonValue]
+) -> Iterator[str]:
+    """Judges the interval of the increase itself, which is paired, so narrower than a ratio's."""
+    name = f"{path.rpartition('.')[2]}_increase_pct"
+    bounds = _find_interval(scope, name)
+    if bounds is None:
+        yield f"{path} has no 95 % interval of its increase ({name}_ci)"
+    elif not bounds[1] <= limit_pct:
+        yield (
+            f"{path} is {bounds[1]:.3g} % above the baseline's at the worse end of its 95 % "
+            f"interval, allowed {limit_pct:g} %"
+        )
+
+
+def _find_interval(scope: Mapping[str, JsonValue], name: str) -> tuple[float, float] | None:
+    found = scope.get(f"{name}_ci")
+    if not isinstance(found, list) or len(found) != 2:
+        return None
+    low, high = (_number(end) for end in found)
+    return None if low is None or high is None else (low, high)
+
+
+def _as_bounds(value: JsonValue) -> tuple[float, float] | None:
+    number = _number(value)
+    return None if number is None else (number, number)
 
 
 def _number(value: Any) -> float | None:
@@ -144,7 +217,8 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _check_known(metric: str) -> None:
+def _check_known(path: str) -> None:
+    metric = path.rpartition(".")[2] if path.startswith("by_category.") else path
     if metric not in MEASURED:
         close = difflib.get_close_matches(metric, MEASURED, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""

@@ -1,6 +1,6 @@
 """`eval.perplexity`: perplexity of a model and, with a baseline, its distance from it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,8 @@ from llmopt.steps.measure_fields import AnyModelName, OptionalModelName, Scoring
 
 class EvalPerplexity(ScoringFields):
     """Scores a model on documents, token by token."""
+
+    step_version: ClassVar[int] = 2  # 1 had no intervals
 
     uses: Literal["eval.perplexity"]
     model: AnyModelName = Field(description="The model to score, plain or quantised.")

@@ -12,7 +12,7 @@ from llmopt.data.dataset_spec import Template
 from llmopt.data.task_items import TaskItem, locate_shipped_tasks, read_tasks, select_tasks
 from llmopt.errors import InputError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.base import InputRef, NotIdentity, Outcome, RunContext, StepBase, StepInputs
 from llmopt.steps.measure_fields import AnyModelName, OptionalModelName, check_same_vocabulary
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
@@ -45,6 +45,9 @@ class EvalTechpack(StepBase):
     )
     batch_size: int = Field(8, ge=1, description="generate: prompts decoded together.")
     dtype: ComputeDtype = Field("float32", description="What weights are computed in.")
+    activation_memory_gb: Annotated[float, NotIdentity()] = Field(
+        8.0, gt=0, description="likelihood: activations kept in memory; the rest goes to disk."
+    )
     template: Template = Field(
         "chat", description="chat renders prompts by the tokenizer's template; none joins them."
     )

@@ -1,4 +1,4 @@
-"""Fields and preflight that perplexity and gates share: which model is scored on what."""
+"""Fields and preflight that the scoring steps share: which models are scored on what."""
 
 from typing import Annotated, ClassVar
 
@@ -9,12 +9,13 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.data.documents import read_documents
 from llmopt.errors import IncompatibleError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, StepBase, StepInputs
+from llmopt.steps.base import InputRef, NotIdentity, StepBase, StepInputs
 from llmopt.steps.quantize_fields import MAX_PREFLIGHT_BYTES
 
 AnyModelName = Annotated[str, InputRef(("checkpoint", "quantized_checkpoint"))]
 OptionalModelName = Annotated[str | None, InputRef(("checkpoint", "quantized_checkpoint"))]
 DEFAULT_MAX_LENGTH = 2048
+MODEL_FIELDS = ("model", "candidates", "baseline")
 
 
 class ScoringFields(StepBase):
@@ -31,14 +32,22 @@ class ScoringFields(StepBase):
     stride: int | None = Field(
         None, ge=1, description="Tokens between windows (default: half of max_length)."
     )
+    bootstrap_samples: int = Field(
+        2000,
+        ge=100,
+        description="Resamples of the documents that 95 % intervals are computed from.",
+    )
+    activation_memory_gb: Annotated[float, NotIdentity()] = Field(
+        8.0, gt=0, description="Residual streams kept in memory; the rest goes to disk."
+    )
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
         """Opens the models that exist already and the data."""
         del target
         opened = []
-        for field in ("model", "baseline"):
-            if field in inputs and inputs[field].path.exists():
-                checkpoint = Checkpoint.open(inputs[field].path)
+        for key in model_keys(inputs):
+            if inputs[key].path.exists():
+                checkpoint = Checkpoint.open(inputs[key].path)
                 checkpoint.require_tokenizer()
                 opened.append(checkpoint)
         for checkpoint in opened:
@@ -48,6 +57,11 @@ class ScoringFields(StepBase):
             data = inputs["data"]
             if data.path.stat().st_size <= MAX_PREFLIGHT_BYTES and data.dataset is not None:
                 read_documents(data.path, data.dataset.field)
+
+
+def model_keys(inputs: StepInputs) -> list[str]:
+    """Returns the keys of the models among the inputs, the baseline's last."""
+    return [key for field in MODEL_FIELDS for key in inputs if key.partition(".")[0] == field]
 
 
 def check_same_vocabulary(checkpoints: list[Checkpoint]) -> None:

@@ -1,6 +1,7 @@
 """The run of `eval.techpack`; imports torch, so only the step's `run()` imports it."""
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from llmopt.artifacts.progress import Progress
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model, require_memory
 from llmopt.checkpoint.streamed_model import StreamedModel
@@ -58,7 +59,7 @@ def run_techpack(step: EvalTechpack, inputs: StepInputs, context: RunContext) ->
     if step.protocol == "likelihood":
         check_same_vocabulary(models)
     examine = _generate if step.protocol == "generate" else _rank
-    found = [examine(step, items, model, device, context.progress) for model in models]
+    found = [examine(step, items, model, device, context) for model in models]
     _write_answers(context, items, found)
     agrees = None
     if len(found) > 1:
@@ -87,7 +88,7 @@ def _generate(
     items: Sequence[TaskItem],
     checkpoint: Checkpoint,
     device: torch.device,
-    progress: Progress,
+    context: RunContext,
 ) -> _Examination:
     tokenizer = _load_tokenizer(checkpoint)
     prompts = [_encode_prompt(tokenizer, item, step) for item in items]
@@ -99,7 +100,7 @@ def _generate(
     limits = DecodeLimits(
         _list_stop_ids(checkpoint, tokenizer), step.max_new_tokens, step.batch_size
     )
-    decoded = decode_greedily(model, prompts, limits, progress)
+    decoded = decode_greedily(model, prompts, limits, context.progress)
     answers = [tokenizer.decode_answer(ids) for ids in decoded]
     reasons = [judge_answer(i.check, a) for i, a in zip(items, answers, strict=True)]
     for index, ids in enumerate(decoded):
@@ -117,7 +118,7 @@ def _rank(
     items: Sequence[TaskItem],
     checkpoint: Checkpoint,
     device: torch.device,
-    progress: Progress,
+    context: RunContext,
 ) -> _Examination:
     tokenizer = _load_tokenizer(checkpoint)
     tasks = [_encode_task(tokenizer, item, step) for item in items]
@@ -125,7 +126,11 @@ def _rank(
     longest = max(len(window.ids) for window in windows)
     _check_length(checkpoint, longest, f"the longest prompt and answer {longest}")
     model = StreamedModel(checkpoint, device, getattr(torch, step.dtype))
-    rankings = rank_answers(tasks, score_windows(windows, model, None, progress))
+    spill = context.scratch_folder / "activations"
+    shutil.rmtree(spill, ignore_errors=True)  # what a killed run spilled is worth nothing
+    streams = ActivationStore(spill, int(step.activation_memory_gb * 1e9), device)
+    (scores,) = score_windows(windows, [model], None, streams, context.progress)
+    rankings = rank_answers(tasks, scores)
     right = [ranking.is_right for ranking in rankings]
     pairs = zip(items, rankings, strict=True)
     rows = [_describe_ranking(item, ranking) for item, ranking in pairs]

@@ -1,10 +1,13 @@
 """Likelihoods of answers against a plain loop over transformers' logits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from llmopt.artifacts.progress import SilentProgress
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.evaluate.answer_ranking import EncodedTask, Ranking, cut_answers, rank_answers
@@ -18,9 +21,10 @@ TASKS = [
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_each_answer_has_its_mean_log_probability() -> None:
+def test_each_answer_has_its_mean_log_probability(tmp_path: Path) -> None:
     model = StreamedModel(Checkpoint.open(TINY_MODEL), torch.device("cpu"), torch.float32)
-    scores = score_windows(cut_answers(TASKS), model, None, SilentProgress())
+    streams = ActivationStore(tmp_path, 10**9, torch.device("cpu"))
+    (scores,) = score_windows(cut_answers(TASKS), [model], None, streams, SilentProgress())
     reference = AutoModelForCausalLM.from_pretrained(TINY_MODEL, dtype=torch.float32).eval()
     for task, ranking in zip(TASKS, rank_answers(TASKS, scores), strict=True):
         assert len(ranking.logprobs) == len(task.answers)

@@ -16,15 +16,17 @@ CATEGORIES = ["検品", "unused", "寸法表"]
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
-    metrics = summarise(TokenScores(DOCUMENT, NLL), CATEGORIES)
+    metrics = summarise(TokenScores(DOCUMENT, NLL), CATEGORIES, 100)
     assert metrics["perplexity"] == pytest.approx(math.exp(3))
     assert metrics["nll"] == pytest.approx(3)
     assert (metrics["num_tokens"], metrics["num_documents"]) == (5, 2)
-    assert metrics.keys() == {"perplexity", "nll", "num_tokens", "num_documents", "by_category"}
+    names = {"perplexity", "perplexity_ci", "nll", "num_tokens", "num_documents", "by_category"}
+    assert metrics.keys() == names
+    assert metrics["perplexity_ci"] is None  # two documents say nothing of how they vary
 
 
 def test_baseline_brings_the_distances() -> None:
-    metrics = summarise(TokenScores(DOCUMENT, NLL, BASELINE_NLL, KL, AGREES), CATEGORIES)
+    metrics = summarise(TokenScores(DOCUMENT, NLL, BASELINE_NLL, KL, AGREES), CATEGORIES, 100)
     assert metrics["baseline_perplexity"] == pytest.approx(math.exp(2.8))
     increase = 100 * (math.exp(3) / math.exp(2.8) - 1)
     assert metrics["perplexity_increase_pct"] == pytest.approx(increase)
@@ -34,7 +36,7 @@ def test_baseline_brings_the_distances() -> None:
 
 
 def test_categories_are_summed_up_apart() -> None:
-    metrics = summarise(TokenScores(DOCUMENT, NLL, BASELINE_NLL, KL, AGREES), CATEGORIES)
+    metrics = summarise(TokenScores(DOCUMENT, NLL, BASELINE_NLL, KL, AGREES), CATEGORIES, 100)
     by_category = metrics["by_category"]
     assert set(by_category) == {"検品", "寸法表"}  # what has no scored token has no figures
     assert by_category["検品"]["perplexity"] == pytest.approx(math.exp(2))
@@ -44,7 +46,7 @@ def test_categories_are_summed_up_apart() -> None:
 
 
 def test_documents_of_one_category_are_pooled_by_token() -> None:
-    metrics = summarise(TokenScores(DOCUMENT, NLL), ["a", "b", "a"])
+    metrics = summarise(TokenScores(DOCUMENT, NLL), ["a", "b", "a"], 100)
     assert metrics["by_category"]["a"]["nll"] == pytest.approx(3)
     assert metrics["by_category"]["a"]["num_documents"] == 2
 
@@ -64,4 +66,4 @@ def test_perplexity_that_is_no_number_is_an_error(broken: str) -> None:
     huge = NLL + 1000
     nll, baseline_nll = (huge, BASELINE_NLL) if broken == "candidate" else (NLL, huge)
     with pytest.raises(NumericalError, match="log-likelihood is 1003 nats per token"):
-        summarise(TokenScores(DOCUMENT, nll, baseline_nll, KL, AGREES), CATEGORIES)
+        summarise(TokenScores(DOCUMENT, nll, baseline_nll, KL, AGREES), CATEGORIES, 100)

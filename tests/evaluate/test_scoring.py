@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from llmopt.artifacts.progress import SilentProgress
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.errors import NumericalError
@@ -54,9 +55,31 @@ def cut(documents: list[list[int]], max_length: int = 24, stride: int = 10) -> l
 
 
 def score(windows: list[Window], candidate: Path, baseline: Path | None = None) -> TokenScores:
-    """Scores windows with fresh models."""
-    streamed = None if baseline is None else stream(baseline)
-    return score_windows(windows, stream(candidate), streamed, SilentProgress())
+    """Scores windows with fresh models, all streams in memory."""
+    (scores,) = score_all(windows, [candidate], baseline)
+    return scores
+
+
+def score_all(
+    windows: list[Window],
+    candidates: list[Path],
+    baseline: Path | None = None,
+    streams: ActivationStore | None = None,
+) -> list[TokenScores]:
+    """Scores windows under several candidates with fresh models."""
+    return score_windows(
+        windows,
+        [stream(folder) for folder in candidates],
+        None if baseline is None else stream(baseline),
+        streams or ActivationStore(Path("unused"), 10**9, torch.device("cpu")),
+        SilentProgress(),
+    )
+
+
+def assert_same(one: TokenScores, other: TokenScores) -> None:
+    """Every score is the same to the last bit."""
+    for name in ("document", "nll", "baseline_nll", "kl", "agrees"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def sum_by_document(scores: TokenScores, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,6 +197,62 @@ def test_logits_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
         score(cut(make_documents()), model)
 
 
+@pytest.mark.parametrize("budget_bytes", [0, 20_000, 60_000])
+def test_spilled_streams_give_the_same_bits(
+    model: Path, other: Path, tmp_path: Path, budget_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 60)
+    windows = cut(make_documents())
+    in_memory = score_all(windows, [other, model], model)
+    store = SpillCounter(tmp_path / "spill", budget_bytes, torch.device("cpu"))
+    spilled = score_all(windows, [other, model], model, store)
+    assert store.most_spilled > 0
+    for one, other_scores in zip(in_memory, spilled, strict=True):
+        assert_same(one, other_scores)
+    assert list((tmp_path / "spill").iterdir()) == []  # nothing is left behind
+
+
+class SpillCounter(ActivationStore):
+    """Remembers how many tensors were on disk at once."""
+
+    most_spilled = 0
+
+    def put(self, key: str, tensor: torch.Tensor) -> None:
+        super().put(key, tensor)
+        self.most_spilled = max(self.most_spilled, self.num_spilled)
+
+
+def test_candidates_together_are_scored_as_each_alone(
+    model: Path, other: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also one with more blocks than the baseline."""
+    deeper = make_small_model(tmp_path_factory.mktemp("deep") / "m", num_hidden_layers=4, seed=3)
+    windows = cut(make_documents())
+    together = score_all(windows, [other, deeper, model], model)
+    for folder, scores in zip([other, deeper, model], together, strict=True):
+        assert_same(scores, score(windows, folder, model))
+    assert float(np.abs(together[2].kl).max()) == 0
+    assert bool(together[2].agrees.all())
+
+
+class BlockCounter(StreamedModel):
+    """Counts how often blocks are read."""
+
+    num_read = 0
+
+    def load_block(self, block: int) -> torch.nn.Module:
+        self.num_read += 1
+        return super().load_block(block)
+
+
+def test_the_baseline_is_run_once_for_all_candidates(model: Path, other: Path) -> None:
+    baseline = BlockCounter(Checkpoint.open(model), torch.device("cpu"), torch.float32)
+    streams = ActivationStore(Path("unused"), 10**9, torch.device("cpu"))
+    candidates = [stream(other), stream(model), stream(other)]
+    score_windows(cut(make_documents()), candidates, baseline, streams, SilentProgress())
+    assert baseline.num_read == baseline.num_blocks == 2
+
+
 class CountingProgress(SilentProgress):
     """Counts the blocks."""
 
@@ -188,5 +267,6 @@ class CountingProgress(SilentProgress):
 
 def test_progress_counts_the_blocks_of_both_models(model: Path, other: Path) -> None:
     progress = CountingProgress()
-    score_windows(cut(make_documents()), stream(model), stream(other), progress)
+    streams = ActivationStore(Path("unused"), 10**9, torch.device("cpu"))
+    score_windows(cut(make_documents()), [stream(model)], stream(other), streams, progress)
     assert progress.done == progress.total == 4

@@ -23,6 +23,12 @@ GATE: Data = {
     "data": "heldout",
     "require": {"kl_mean": {"max": 1000.0}},
 }
+COMPARE: Data = {
+    "uses": "eval.compare",
+    "candidates": ["quantize", "base"],
+    "baseline": "base",
+    "data": "heldout",
+}
 EVALUATE: Data = {"uses": "eval.perplexity", "model": "quantize", "data": "heldout"}
 
 

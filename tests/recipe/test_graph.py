@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from llmopt.errors import RecipeError
-from tests.recipe.harness import EVALUATE, GATE, GPTQ, QUANTIZE, graph_of
+from tests.recipe.harness import COMPARE, EVALUATE, GATE, GPTQ, QUANTIZE, graph_of
+
+
+def judge(*metrics: str) -> dict[str, Any]:
+    """A gate on the metrics of the step `compare`."""
+    require = {metric: {"max": 1.0} for metric in metrics}
+    return {"uses": "eval.gate", "metrics_of": "compare", "require": require}
+
 
 STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALUATE}
 
@@ -41,6 +48,29 @@ STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALU
             {"quantize": QUANTIZE, "score": EVALUATE, "more": {**EVALUATE, "model": "score"}},
             "model of step 'more' wants a checkpoint or quantized_checkpoint; 'score' is a "
             "evaluation",
+        ),
+        (
+            {"quantize": QUANTIZE, "compare": {**COMPARE, "candidates": ["base", "quantise"]}},
+            "candidates.1 of step 'compare' is 'quantise', but there is no source, data set or "
+            "step of that name; did you mean 'quantize'?",
+        ),
+        (
+            {"quantize": QUANTIZE, "compare": {**COMPARE, "candidates": ["heldout"]}},
+            "candidates.0 of step 'compare' wants a checkpoint or quantized_checkpoint; 'heldout' "
+            "is a dataset",
+        ),
+        (
+            {"compare": COMPARE, "quantize": QUANTIZE},
+            "step 'compare' refers to 'quantize', which stands later",
+        ),
+        (
+            {"quantize": QUANTIZE, "compare": COMPARE, "gate": judge("quantise.kl_mean")},
+            "quantise.kl_mean of step 'gate': a comparison's metrics begin with a candidate's "
+            "name, such as quantize.kl_mean; did you mean 'quantize'?",
+        ),
+        (
+            {"quantize": QUANTIZE, "compare": COMPARE, "gate": judge("kl_mean")},
+            "kl_mean of step 'gate': a comparison's metrics begin with a candidate's name",
         ),
         (
             {"quantize": {**QUANTIZE, "needs": ["gates"]}},
@@ -157,3 +187,48 @@ def test_gates_that_hold_each_other_up_are_refused(tmp_path: Path) -> None:
 def test_needs_orders_without_reading(tmp_path: Path) -> None:
     graph = graph_of(tmp_path, {"quantize": QUANTIZE, "other": {**QUANTIZE, "needs": ["quantize"]}})
     assert graph.waits_for["other"] == {"quantize"}
+
+
+def test_the_place_of_a_name_in_a_list_is_its_own(tmp_path: Path) -> None:
+    steps = {"quantize": QUANTIZE, "compare": {**COMPARE, "candidates": ["base", "quantise"]}}
+    with pytest.raises(RecipeError) as caught:
+        graph_of(tmp_path, steps)
+    line = int(caught.value.message.split(":")[1])
+    text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8").splitlines()[line - 1]
+    assert text.strip() == '"quantise"'
+
+
+def test_a_comparison_waits_for_gates_on_any_candidate(tmp_path: Path) -> None:
+    steps = {"quantize": QUANTIZE, "other": QUANTIZE, "gate": {**GATE, "model": "other"}}
+    compare = {**COMPARE, "candidates": ["quantize", "other"]}
+    graph = graph_of(tmp_path, {**steps, "compare": compare})
+    assert graph.waits_for["compare"] == {"quantize", "other", "gate"}
+    assert graph.gates["compare"] == {"gate"}
+    free = graph_of(tmp_path, {**steps, "compare": {**compare, "ungated": True}})
+    assert free.gates["compare"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "judged"),
+    [
+        (["quantize.kl_mean"], {"quantize"}),
+        (["other.kl_mean", "other.perplexity"], {"other"}),
+        (["quantize.kl_mean", "other.kl_mean"], {"quantize", "other"}),
+        (["base.kl_mean"], {"quantize", "other"}),  # no step is named, so all are meant
+    ],
+)
+def test_a_gate_on_a_comparison_judges_whom_it_requires_something_of(
+    tmp_path: Path, metrics: list[str], judged: set[str]
+) -> None:
+    steps = {
+        "quantize": QUANTIZE,
+        "other": QUANTIZE,
+        "compare": {**COMPARE, "candidates": ["quantize", "other", "base"]},
+        "gate": judge(*metrics),
+        "score_quantize": EVALUATE,
+        "score_other": {**EVALUATE, "model": "other"},
+    }
+    graph = graph_of(tmp_path, steps)
+    waiting = {name for name in ("quantize", "other") if graph.gates[f"score_{name}"]}
+    assert waiting == judged
+    assert graph.gates["compare"] == frozenset()  # the gate itself needs it

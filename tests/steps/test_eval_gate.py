@@ -65,6 +65,94 @@ def test_what_is_no_finite_number_misses(value: Any) -> None:
     ]
 
 
+INTERVALS: dict[str, Any] = {
+    "kl_mean_ci": [0.008, 0.012],
+    "top1_agreement_ci": [0.94, 0.96],
+    "perplexity_ci": [8.0, 14.0],
+    "perplexity_increase_pct_ci": [9.0, 11.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits", "message"),
+    [
+        ("kl_mean", {"max": 0.012}, None),
+        (
+            "kl_mean",
+            {"max": 0.0119},
+            "kl_mean is 0.012 at the worse end of its 95 % interval, allowed at most 0.0119",
+        ),
+        ("top1_agreement", {"min": 0.94}, None),
+        (
+            "top1_agreement",
+            {"min": 0.945},
+            "top1_agreement is 0.94 at the worse end of its 95 % interval, required at least 0.945",
+        ),
+        ("perplexity", {"max_increase_pct": 11.0}, None),  # paired: not 14 over 10
+        (
+            "perplexity",
+            {"max_increase_pct": 10.5},
+            "perplexity is 11 % above the baseline's at the worse end of its 95 % interval",
+        ),
+        ("num_tokens", {"max": 2000}, "num_tokens has no 95 % interval (num_tokens_ci)"),
+        ("kl_mean", {"max_increase_pct": 1}, "kl_mean has no 95 % interval of its increase"),
+    ],
+)
+def test_a_confident_gate_judges_the_worse_end(
+    metric: str, limits: dict[str, float], message: str | None
+) -> None:
+    told = misses(metric, INTERVALS, **limits, confident=True)
+    assert len(told) == (message is not None)
+    if message is not None:
+        assert told[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [None, [], [0.001], [0.001, None], [0.001, math.nan], [None, 0.001], "0.001", [0.0, 0.0, 0.0]],
+)
+def test_an_interval_that_is_none_misses(interval: Any) -> None:
+    changed = {"kl_mean_ci": interval}
+    told = misses("kl_mean", changed, max=1e9, confident=True)
+    assert told == ["kl_mean has no 95 % interval (kl_mean_ci)"]
+    assert misses("kl_mean", changed, max=1e9) == []
+
+
+NESTED: dict[str, Any] = {
+    "rtn": {**METRICS, "kl_mean": 0.5, "kl_mean_ci": [0.4, 0.6]},
+    "default": {**METRICS, **INTERVALS, "by_category": {"検品": {"kl_mean": 0.3}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits", "message"),
+    [
+        ("default.kl_mean", {"max": 0.01}, None),
+        ("rtn.kl_mean", {"max": 0.01}, "rtn.kl_mean is 0.5, allowed at most 0.01"),
+        ("default.kl_mean", {"max": 0.011, "confident": True}, "default.kl_mean is 0.012 at the"),
+        ("rtn.perplexity", {"max_increase_pct": 10}, None),
+        ("rtn.perplexity", {"max_increase_pct": 9}, "rtn.perplexity is 11, 10 % above the"),
+        (
+            "default.by_category.検品.kl_mean",
+            {"max": 0.2},
+            "default.by_category.検品.kl_mean is 0.3",
+        ),
+        ("gptq.kl_mean", {"max": 9}, "gptq.kl_mean was not measured (measured: rtn.kl_mean, rtn."),
+        ("kl_mean", {"max": 9}, "kl_mean was not measured"),
+        ("rtn", {"max": 9}, "rtn was not measured"),
+        ("rtn.kl_mean.deeper", {"max": 9}, "rtn.kl_mean.deeper was not measured"),
+        ("rtn.", {"max": 9}, "rtn. was not measured"),
+    ],
+)
+def test_a_dot_leads_into_what_is_nested(
+    metric: str, limits: dict[str, Any], message: str | None
+) -> None:
+    told = find_misses({metric: Requirement(**limits)}, NESTED)
+    assert len(told) == (message is not None)
+    if message is not None:
+        assert told[0].startswith(message)
+
+
 @pytest.mark.parametrize("baseline", [math.nan, None, 0, 0.0, "10"])
 def test_a_baseline_that_can_not_be_compared_with_misses(baseline: Any) -> None:
     assert misses("perplexity", {"baseline_perplexity": baseline}, max_increase_pct=1e9) == [
@@ -98,6 +186,8 @@ def test_every_miss_is_told() -> None:
         ({"require": {"kl_mean": {"max": math.inf}}}, "limits must be finite numbers"),
         ({"require": {"kl_mean": 0.1}}, "valid dictionary"),
         ({"require": {"kl": {"max": 1}}}, "there is no metric 'kl'"),
+        ({"require": {"kl_mean": {"confident": True}}}, "give at least one of max, min and"),
+        ({"require": {"by_category.x.kl": {"max": 1}}}, "there is no metric 'kl'"),
         ({"require": {"perplexit": {"max": 1}}}, "did you mean perplexity"),
         ({"model": None}, "give model, or metrics_of"),
         ({"model": None, "data": None}, "give model, data, or metrics_of"),

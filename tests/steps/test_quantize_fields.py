@@ -68,13 +68,15 @@ def test_windows_longer_than_the_model_are_refused(config: ModelConfig, document
 
 @pytest.mark.parametrize("step", step_types().values(), ids=step_types())
 def test_inputs_are_no_settings(step: type[StepBase]) -> None:
-    values = {name: "x" for name, field in step.input_fields().items() if name != "metrics_of"}
+    names = [name for name in step.input_fields() if name != "metrics_of"]
+    lists = {"candidates"} & set(names)
+    values = {name: ["x"] if name in lists else "x" for name in names}
     extra = {"require": {"kl_mean": {"max": 1}}} if "require" in step.model_fields else {}
     made = step.model_validate(
         {"uses": step.model_fields["uses"].annotation.__args__[0], **values, **extra}
     )
     assert not set(made.settings()) & {*step.input_fields(), "uses", "needs", "when_unavailable"}
     assert set(made.identity_settings()) <= set(made.settings())
-    assert made.input_names() == values
+    assert made.input_names() == {f"{n}.0" if n in lists else n: "x" for n in names}
     assert "ungated" not in made.settings()
     assert made.model_copy(update={"ungated": True}).settings()["ungated"] is True

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmopt.quant.activation_store import ActivationStore
+from llmopt.checkpoint.activation_store import ActivationStore
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Activations between the stages of a block: in memory up to a budget, beyond it on disk."""
+"""Activations between blocks and their stages: in memory up to a budget, beyond it on disk."""
 
 from pathlib import Path
 
