@@ -68,8 +68,8 @@ def require_memory(
             f"{checkpoint.folder} needs about {format_bytes(needed)} in "
             f"{str(dtype).removeprefix('torch.')} ({format_bytes(cache_bytes)} of it key-value "
             f"cache); {format_bytes(free)} of {device.type} memory are free",
-            remedy="use dtype: bfloat16, a smaller batch_size or max_new_tokens, or "
-            "protocol: likelihood, which reads the model block by block",
+            remedy="use dtype: bfloat16 or a smaller batch_size; `protocol: likelihood` of "
+            "eval.techpack reads the model block by block",
         )
 
 

@@ -7,13 +7,20 @@ from pydantic import Field
 from llmopt.steps.base import StepBase
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
+from llmopt.steps.eval_lm_eval import EvalLmEval
 from llmopt.steps.eval_perplexity import EvalPerplexity
 from llmopt.steps.eval_techpack import EvalTechpack
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_rtn import QuantizeRtn
 
 Step = Annotated[
-    QuantizeGptq | QuantizeRtn | EvalPerplexity | EvalCompare | EvalGate | EvalTechpack,
+    QuantizeGptq
+    | QuantizeRtn
+    | EvalPerplexity
+    | EvalCompare
+    | EvalGate
+    | EvalTechpack
+    | EvalLmEval,
     Field(discriminator="uses"),
 ]
 
@@ -22,5 +29,13 @@ def step_types() -> dict[str, type[StepBase]]:
     """Returns every step type by the name that recipes write in `uses`."""
     return {
         cls.model_fields["uses"].annotation.__args__[0]: cls  # type: ignore[union-attr]
-        for cls in (QuantizeGptq, QuantizeRtn, EvalPerplexity, EvalCompare, EvalGate, EvalTechpack)
+        for cls in (
+            QuantizeGptq,
+            QuantizeRtn,
+            EvalPerplexity,
+            EvalCompare,
+            EvalGate,
+            EvalTechpack,
+            EvalLmEval,
+        )
     }
