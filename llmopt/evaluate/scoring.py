@@ -64,7 +64,8 @@ def score_windows(
 ) -> list[TokenScores]:
     """Scores every window under each candidate; the baseline is run once for all of them.
 
-    Besides one block, two output heads are in memory: the baseline's and one candidate's.
+    One embedding table or one block is in memory at a time, at the end two output heads: the
+    baseline's and one candidate's.
 
     Args:
         windows: What to score.

@@ -121,5 +121,24 @@ def test_eval_prints_figures_for_people(
     assert "perplexity " in done.stdout
     assert "tokens of 2 documents" in done.stdout
     assert "KL" not in done.stdout
+    assert "[" not in done.stdout  # two documents are too few for an interval
     assert "✓ perplexity: in the store" in run_here("eval", *options).stderr
     assert "uses: eval.perplexity" in run_here("eval", *options, "--print-recipe").stdout
+
+
+def test_eval_prints_intervals(
+    run_here: RunHere, random_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    rounded = tmp_path / "rounded"
+    run_here("quantize", "rtn", random_model, "-o", rounded, "--group-size", "32")
+    options = ("--data", documents, "--samples", "6", "--max-length", "64")
+    compared = (rounded, "--baseline", random_model, *options)
+    found = json.loads(run_here("eval", *compared, "--json").stdout)
+    low, high = found["kl_mean_ci"]
+    assert 0 < low < found["kl_mean"] < high
+    text = run_here("eval", *compared).stdout
+    assert f"KL {found['kl_mean']:.6f} [{low:.6f}, {high:.6f}] (p99 " in text
+    low, high = found["perplexity_increase_pct_ci"]
+    assert f" % [{low:.2f}, {high:.2f}])" in text
+    low, high = found["top1_agreement_ci"]
+    assert f" % [{100 * low:.2f}, {100 * high:.2f}]" in text

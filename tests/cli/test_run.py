@@ -10,7 +10,15 @@ import torch
 
 from tests.cli.conftest import RunHere
 from tests.conftest import RunCli
-from tests.recipe.harness import EVALUATE, GATE, GPTQ, QUANTIZE, make_recipe, write_recipe
+from tests.recipe.harness import (
+    COMPARE,
+    EVALUATE,
+    GATE,
+    GPTQ,
+    QUANTIZE,
+    make_recipe,
+    write_recipe,
+)
 
 SECRET = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ"
 IMPOSSIBLE = {**GATE, "require": {"kl_mean": {"max": 0.0}}}
@@ -43,6 +51,24 @@ def test_a_run_ends_with_a_summary_on_stdout(run_here: RunHere, recipe: Path) ->
     assert "✓ quantize: in the store" in again.stderr
     quiet = run_here("run", recipe, "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_the_summary_prints_a_comparison_as_its_table(
+    run_here: RunHere, tmp_path: Path, random_model: Path, documents: Path
+) -> None:
+    require = {"quantize.kl_mean": {"max": 1000}}
+    steps = {
+        "quantize": QUANTIZE,
+        "compare": COMPARE,
+        "gate": {"uses": "eval.gate", "metrics_of": "compare", "require": require},
+    }
+    recipe = write_recipe(tmp_path, make_recipe(random_model, documents, steps))
+    done = run_here("run", recipe)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out/small/compare/comparison.md").read_text(encoding="utf-8")
+    for line in table.splitlines():
+        assert f"    {line}\n" in done.stdout
+    assert "  gate: judged in the comparison of quantize, base\n" in done.stdout
 
 
 def test_json_lines_and_nothing_else_on_stdout(run_cli: RunCli, recipe: Path) -> None:

@@ -16,7 +16,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 CHECKED = {
     "type", "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
     "maxLength", "pattern", "minProperties", "required", "properties", "patternProperties",
-    "additionalProperties", "propertyNames", "items", "anyOf", "oneOf", "$ref",
+    "additionalProperties", "propertyNames", "items", "minItems", "anyOf", "oneOf", "$ref",
 }  # fmt: skip
 SAYS_NOTHING = {"title", "description", "default", "discriminator", "$schema", "$defs"}
 
@@ -51,6 +51,8 @@ def _keeps(value: Any, schema: dict[str, Any]) -> Iterator[bool]:
     if isinstance(value, str):
         yield len(value) <= schema.get("maxLength", len(value))
         yield re.search(schema.get("pattern", ""), value) is not None
+    if isinstance(value, list):
+        yield len(value) >= schema.get("minItems", 0)
     if isinstance(value, dict):
         yield len(value) >= schema.get("minProperties", 0)
         yield set(schema.get("required", [])) <= set(value)

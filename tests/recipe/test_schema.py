@@ -11,6 +11,7 @@ from llmopt.recipe.schema import build_schema
 from llmopt.recipe.yaml_tree import read_yaml
 from llmopt.steps.union import step_types
 from tests.models import REPOSITORY
+from tests.recipe.harness import COMPARE
 from tests.recipe.schema_check import conforms
 
 SCHEMA_PATH = REPOSITORY / "schema" / "recipe-v1.json"
@@ -83,6 +84,7 @@ def test_the_shipped_recipes_keep_to_the_schema(recipe: Path) -> None:
         (("datasets", "calibration", "samples"), "${env.SAMPLES}"),
         (("params",), {"bits": 8, "name": "x"}),
         (("steps", "gate", "needs"), ["quantize"]),
+        (("steps", "compare"), {**COMPARE, "candidates": ["quantize", "base"]}),
     ],
 )
 def test_what_a_recipe_may_say_keeps_to_the_schema(path: tuple[str, ...], value: Any) -> None:
@@ -104,6 +106,8 @@ def test_what_a_recipe_may_say_keeps_to_the_schema(path: tuple[str, ...], value:
         (("steps", "quantize", "bitz"), 4),
         (("steps", "quantize", "damp_percent"), 1.5),
         (("steps", "gate", "require"), {"kl_mean": {"maximum": 1}}),
+        (("steps", "compare"), {**COMPARE, "candidates": []}),
+        (("steps", "compare"), {**COMPARE, "candidates": "quantize"}),
         (("datasets", "calibration", "samples"), 0),
         (("datasets", "calibration", "pack"), "glue"),
         (("target", "runtime"), "tgi"),
