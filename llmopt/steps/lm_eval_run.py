@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import json
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,23 +12,21 @@ import torch
 from jinja2 import TemplateError
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from pydantic import JsonValue
 from transformers import AutoTokenizer
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model, require_memory
 from llmopt.errors import InputError
+from llmopt.evaluate.harness_results import TaskMetrics, flatten_results
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.eval_lm_eval import EvalLmEval
 
 SAMPLES_NAME = "samples.jsonl"
 NUM_RESAMPLES = 1000  # of lm_eval's standard errors, where it has no formula
-NO_FILTER = "none"
 PREFIXES = {"": "model", "baseline_": "baseline"}
 ROW_TOKENS = 2048  # a question with its examples, for the estimate of memory
 UNFIT_TASK = (ConnectionError, FileNotFoundError, KeyError, TypeError, ValueError, TemplateError)
-Metrics = dict[str, dict[str, JsonValue]]
 
 
 def run_lm_eval(step: EvalLmEval, inputs: StepInputs, context: RunContext) -> Outcome:
@@ -37,7 +34,7 @@ def run_lm_eval(step: EvalLmEval, inputs: StepInputs, context: RunContext) -> Ou
     device = select_device(context)
     started = time.perf_counter()
     manager = _index_tasks(step)
-    metrics: Metrics = {}
+    metrics: TaskMetrics = {}
     with (context.work_folder / SAMPLES_NAME).open("w", encoding="utf-8") as file:
         for prefix, key in PREFIXES.items():
             if key not in inputs:
@@ -55,25 +52,6 @@ def run_lm_eval(step: EvalLmEval, inputs: StepInputs, context: RunContext) -> Ou
         timings={"examine_s": round(time.perf_counter() - started, 3)},
         machine=describe_device(device),
     )
-
-
-def flatten_results(results: Mapping[str, Mapping[str, Any]], prefix: str) -> Metrics:
-    """Turns lm_eval's results into task → metric → number.
-
-    lm_eval names a metric `acc,none`, or `exact_match,strict-match` where a filter took the answer
-    out of the text; they become `acc` and `exact_match@strict-match`. What is no number is left
-    out. `prefix` stands before each metric.
-    """
-    metrics: Metrics = {}
-    for task, figures in results.items():
-        metrics[task] = {}
-        for name, value in figures.items():
-            metric, _, filter_name = name.partition(",")
-            is_number = isinstance(value, int | float) and math.isfinite(value)
-            if is_number and filter_name:
-                suffix = "" if filter_name == NO_FILTER else f"@{filter_name}"
-                metrics[task][f"{prefix}{metric}{suffix}"] = float(value)
-    return metrics
 
 
 def _index_tasks(step: EvalLmEval) -> TaskManager:
