@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env gptqmodel-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -19,11 +19,14 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not full and not vllm'
 
-test-full: setup
+test-full: setup lm-eval-env
 	$(BIN)/python -m pytest -m full
 
 vllm-env:
 	bash environments/vllm.sh
+
+lm-eval-env:
+	bash environments/lm-eval.sh
 
 gptqmodel-env:
 	bash environments/gptqmodel.sh

@@ -17,6 +17,8 @@ print(Path(llmopt.__file__).parent)
 print(list_shipped_sets())
 for split in ("calibration", "heldout"):
     print(len(read_documents(DatasetSpec(set="apparel-ja", split=split).locate(Path()))))
+from llmopt.data.task_items import locate_shipped_tasks, read_tasks
+print(len(read_tasks(locate_shipped_tasks())), locate_shipped_tasks())
 """
 
 
@@ -48,3 +50,6 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
     assert found[1] == "['apparel-ja', 'general-en', 'general-ja']"
     assert int(found[2]) >= 1000
     assert int(found[3]) >= 200
+    num_tasks, place = found[4].split(" ", 1)
+    assert int(num_tasks) >= 120
+    assert Path(place).is_relative_to(unpacked)

@@ -50,10 +50,23 @@ class StreamedModel:
         self.device = device
         self.compute_dtype = compute_dtype or getattr(torch, checkpoint.dtype)
         self.config = _load_config(checkpoint)
-        core = _build_core(checkpoint, self.config, self.compute_dtype)
-        self._core = core.eval().requires_grad_(requires_grad=False)
+        self._core = self.build_shell().model
+        self._rotary = self.build_rotary()
+
+    def build_shell(self) -> Any:
+        """Builds the whole model of transformers on the meta device: shapes without weights.
+
+        Raises:
+            InputError: transformers can make no model of the config.
+        """
+        shell = _build_shell(self.checkpoint, self.config, self.compute_dtype)
+        return shell.eval().requires_grad_(requires_grad=False)
+
+    def build_rotary(self) -> nn.Module:
+        """Builds the rotary embedding, whose buffers are computed, not read, on the device."""
         rotary_class = type(self._core.rotary_emb)
-        self._rotary = rotary_class(config=self.config).to(device)
+        rotary: nn.Module = rotary_class(config=self.config).to(self.device)
+        return rotary
 
     @property
     def num_blocks(self) -> int:
@@ -62,7 +75,7 @@ class StreamedModel:
 
     def embed(self, batches_BT: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields each batch's token embeddings, [B, T, D]; the table is read once for all."""
-        table_VD = self._read(EMBEDDINGS)
+        table_VD = self.read_weight(EMBEDDINGS)
         for ids_BT in batches_BT:
             yield nn.functional.embedding(ids_BT.to(self.device), table_VD)
 
@@ -74,7 +87,7 @@ class StreamedModel:
         """
         module: nn.Module = copy.deepcopy(self._core.layers[block])
         prefix = self.checkpoint.config.block_prefix(block)
-        state = {name: self._read(prefix + name) for name, _ in module.named_parameters()}
+        state = {name: self.read_weight(prefix + name) for name, _ in module.named_parameters()}
         module.load_state_dict(state, assign=True)
         return module.requires_grad_(requires_grad=False)
 
@@ -98,23 +111,12 @@ class StreamedModel:
         )
         return mask
 
-    def read_head(self) -> "OutputHead":
-        """Reads the final norm and the output projection."""
-        tied = self.checkpoint.config.tie_word_embeddings
-        require_equal_head(self.checkpoint)
-        norm = copy.deepcopy(self._core.norm)
-        norm.load_state_dict({"weight": self._read("model.norm.weight")}, assign=True)
-        projection = EMBEDDINGS if tied else "lm_head.weight"
-        return OutputHead(norm, self._read(projection))
+    def read_weight(self, name: str) -> Tensor:
+        """Reads one tensor onto the device, in the compute dtype; a packed one is dequantised.
 
-    def _is_sliding(self, block: int) -> bool:
-        layer_types = getattr(self.config, "layer_types", None)
-        if layer_types is not None:
-            return bool(layer_types[block] == "sliding_attention")
-        window = getattr(self.config, "sliding_window", None)
-        return self.checkpoint.config.model_type == "mistral" and window is not None
-
-    def _read(self, name: str) -> Tensor:
+        Raises:
+            InputError: It is not there, or holds NaN or infinity.
+        """
         entry = self.checkpoint.tensors.get(name)
         if entry is None:
             layer = name.removesuffix(".weight")
@@ -128,6 +130,22 @@ class StreamedModel:
                 remedy="the checkpoint is damaged or its training diverged; use another one",
             )
         return tensor.to(self.compute_dtype)
+
+    def read_head(self) -> "OutputHead":
+        """Reads the final norm and the output projection."""
+        tied = self.checkpoint.config.tie_word_embeddings
+        require_equal_head(self.checkpoint)
+        norm = copy.deepcopy(self._core.norm)
+        norm.load_state_dict({"weight": self.read_weight("model.norm.weight")}, assign=True)
+        projection = EMBEDDINGS if tied else "lm_head.weight"
+        return OutputHead(norm, self.read_weight(projection))
+
+    def _is_sliding(self, block: int) -> bool:
+        layer_types = getattr(self.config, "layer_types", None)
+        if layer_types is not None:
+            return bool(layer_types[block] == "sliding_attention")
+        window = getattr(self.config, "sliding_window", None)
+        return self.checkpoint.config.model_type == "mistral" and window is not None
 
 
 class OutputHead:
@@ -199,16 +217,15 @@ def _load_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def _build_core(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
+def _build_shell(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
     try:
         with torch.device("meta"):
-            shell = AutoModelForCausalLM.from_config(
+            return AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
                 attn_implementation="sdpa",  # never what the file asks for: it may name code
                 trust_remote_code=checkpoint.trust_remote_code,
             )
-            return shell.model
     except CONFIG_ERRORS as error:
         raise _rejection(checkpoint, error) from None
 

@@ -44,10 +44,17 @@ LIBRARIES = {
     "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
+# Environments of their own that tests use: folder in .venvs, what it holds, what it is for.
+ENVIRONMENTS = (
+    ("vllm", "vLLM", "`make test-vllm`, which loads artifacts in the real vLLM"),
+    ("lm-eval", "lm_eval", "the test of `eval.lm_eval` with the real harness in `make test-full`"),
+)
+
 
 def examine_machine() -> list[Finding]:
     """Looks at everything, in the order in which it is printed."""
-    return [*_find_basics(), *_find_libraries(), _find_gpu(), _find_vllm(), _find_browser()]
+    tests = (_find_environment(*environment) for environment in ENVIRONMENTS)
+    return [*_find_basics(), *_find_libraries(), _find_gpu(), *tests, _find_browser()]
 
 
 def _find_basics() -> Iterator[Finding]:
@@ -102,15 +109,15 @@ def _find_gpu() -> Finding:
     )
 
 
-def _find_vllm() -> Finding:
+def _find_environment(name: str, title: str, purpose: str) -> Finding:
     checkout = PACKAGE_FOLDER.parent
-    python = checkout / ".venvs" / "vllm" / "bin" / "python"
+    python = checkout / ".venvs" / name / "bin" / "python"
     return Finding(
-        "vLLM for tests",
+        f"{title} for tests",
         present=python.exists(),
-        detail=str(python.relative_to(checkout)) if python.exists() else "no .venvs/vllm",
-        purpose="`make test-vllm`, which loads artifacts in the real vLLM",
-        remedy="make vllm-env (in a checkout of the repository)",
+        detail=str(python.relative_to(checkout)) if python.exists() else f"no .venvs/{name}",
+        purpose=purpose,
+        remedy=f"make {name}-env (in a checkout of the repository)",
     )
 
 

@@ -57,7 +57,10 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
     if all(isinstance(value, dict) for value in metrics.values()):
-        yield f"judged in the comparison of {', '.join(metrics)}"
+        if any("kl_mean" in value for value in metrics.values()):
+            yield f"judged in the comparison of {', '.join(metrics)}"
+        else:
+            yield from _describe_tasks(metrics)
     if "kl_mean" in metrics:
         yield (
             f"KL {metrics['kl_mean']:.6f}{format_interval(metrics, 'kl_mean', 6)} "
@@ -76,8 +79,28 @@ def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"top-1 agreement {100 * metrics['top1_agreement']:.2f} %"
             f"{format_interval(metrics, 'top1_agreement', 2, 100)}"
         )
+    if "accuracy" in metrics:
+        yield f"{100 * metrics['accuracy']:.1f} % of {metrics['num_items']} tasks right"
+    if "agreement" in metrics:
+        yield (
+            f"baseline {100 * metrics['baseline_accuracy']:.1f} %, "
+            f"agreement {100 * metrics['agreement']:.1f} %"
+            f"{format_interval(metrics, 'agreement', 1, 100)}"
+        )
     if "num_tokens" in metrics:
         yield f"{metrics['num_tokens']} tokens of {metrics['num_documents']} documents"
+
+
+def _describe_tasks(metrics: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Yields a task of lm_eval at a time; how large the errors are stands in the manifest."""
+    for task, figures in metrics.items():
+        shown = [
+            f"{name} {value:.4f}"
+            + (f" (baseline {figures[f'baseline_{name}']:.4f})" * (f"baseline_{name}" in figures))
+            for name, value in figures.items()
+            if "_stderr" not in name and not name.startswith(("baseline_", "num_"))
+        ]
+        yield f"{task} {', '.join(shown)}"
 
 
 def _relative(path: Path) -> str:

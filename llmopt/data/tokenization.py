@@ -63,7 +63,26 @@ class DocumentTokenizer:
             InputError: A chat is to be rendered and the tokenizer has no template, or the
                 template refuses the chat.
         """
-        ids = self.encode_as_is(self.render(document, document.template or template))
+        return self._encode(self.render(document, document.template or template))
+
+    def encode_prompt(self, document: Document, template: Template = "chat") -> list[int]:
+        """Encodes a chat up to where its answer begins, BOS as in `encode`.
+
+        Under `none` the answer begins after a blank line.
+
+        Raises:
+            InputError: As `encode`.
+        """
+        if template == "none":
+            return self._encode(self.render(document, template) + "\n\n")
+        return self._encode(self.render(document, template, prompts=True))
+
+    def decode_answer(self, ids: list[int]) -> str:
+        """Turns an answer's ids into text, special tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.encode_as_is(text)
         if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
             return ids  # a model without BOS, or whose "BOS" only ever ends a text
         rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out
@@ -74,7 +93,7 @@ class DocumentTokenizer:
         return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def encode_as_is(self, text: str) -> list[int]:
-        """Encodes a text that was rendered already; nothing is added or left out."""
+        """Encodes a text that was rendered already, or follows a prompt; nothing is added."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
@@ -87,8 +106,8 @@ class DocumentTokenizer:
         """Whether chats can be rendered."""
         return bool(self._tokenizer.chat_template)
 
-    def render(self, document: Document, template: Template) -> str:
-        """Writes a document as the text that is encoded.
+    def render(self, document: Document, template: Template, *, prompts: bool = False) -> str:
+        """Writes a document as the text that is encoded; `prompts` for an answer to follow.
 
         Raises:
             InputError: As `encode`.
@@ -103,7 +122,9 @@ class DocumentTokenizer:
                 remedy="set `template: none` in the data set",
             )
         try:
-            rendered = self._tokenizer.apply_chat_template(list(document.messages), tokenize=False)
+            rendered = self._tokenizer.apply_chat_template(
+                list(document.messages), tokenize=False, add_generation_prompt=prompts
+            )
         except (TemplateError, TypeError) as error:
             raise InputError(f"{document.origin}: the chat template refuses it: {error}") from None
         return str(rendered)

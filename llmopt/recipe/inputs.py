@@ -77,8 +77,17 @@ def find_other_inputs(manifest: Manifest, inputs: Mapping[str, ResolvedInput]) -
 
 
 def installed_versions(step: StepBase) -> dict[str, str]:
-    """Returns the versions of the libraries that decide a step's numbers, without importing."""
-    return {name: importlib.metadata.version(name) for name in step.identity_packages()}
+    """Returns the versions of the libraries that decide a step's numbers, without importing.
+
+    An optional one may be "missing": the step then says so when it runs.
+    """
+    versions = {}
+    for name in step.identity_packages():
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
 
 
 def preflight(loaded: LoadedRecipe, name: str, inputs: Mapping[str, ResolvedInput]) -> None:

@@ -50,19 +50,19 @@ def load_recipe(
         apply_variant(tree, variant)
         recorded.insert(0, f"--variant {variant}")
     apply_overrides(tree, overrides)
-    recipe = validate_tree(tree)
+    recipe = validate_tree(tree, path.parent)
     return LoadedRecipe(recipe, tree, path.parent, tuple(recorded))
 
 
-def validate_tree(tree: YamlTree) -> Recipe:
-    """Interpolates and validates a recipe's data.
+def validate_tree(tree: YamlTree, folder: Path = Path()) -> Recipe:
+    """Interpolates and validates a recipe's data; its relative paths start at `folder`.
 
     Raises:
         RecipeError: One line per fault.
     """
     interpolate(tree)
     try:
-        return Recipe.model_validate(tree.data)
+        return Recipe.model_validate(tree.data, context={"folder": folder})
     except ValidationError as error:
         faults = [
             fault

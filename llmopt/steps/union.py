@@ -7,12 +7,20 @@ from pydantic import Field
 from llmopt.steps.base import StepBase
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
+from llmopt.steps.eval_lm_eval import EvalLmEval
 from llmopt.steps.eval_perplexity import EvalPerplexity
+from llmopt.steps.eval_techpack import EvalTechpack
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_rtn import QuantizeRtn
 
 Step = Annotated[
-    QuantizeGptq | QuantizeRtn | EvalPerplexity | EvalCompare | EvalGate,
+    QuantizeGptq
+    | QuantizeRtn
+    | EvalPerplexity
+    | EvalCompare
+    | EvalGate
+    | EvalTechpack
+    | EvalLmEval,
     Field(discriminator="uses"),
 ]
 

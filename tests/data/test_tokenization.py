@@ -171,3 +171,25 @@ def test_a_folder_without_a_tokenizer_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
     with pytest.raises(InputError, match=r"the tokenizer of .* can't be loaded"):
         DocumentTokenizer(tmp_path)
+
+
+QUESTION = Document("d:3", "c", messages=({"role": "user", "content": "綿100%ですか"},))
+
+
+def test_a_prompt_ends_where_the_answer_begins(tiny_tokenizer: DocumentTokenizer) -> None:
+    ids = tiny_tokenizer.encode_prompt(QUESTION)
+    assert ids.count(BOS) == 1
+    assert tiny_tokenizer.decode(ids).endswith("綿100%ですか<|end|>\n<|assistant|>\n")
+    answer = tiny_tokenizer.encode_as_is("はい、綿100%です")
+    assert BOS not in answer
+    whole = tiny_tokenizer.encode(CHAT, "chat")
+    assert whole[: len(ids) + len(answer)] == ids + answer
+    assert tiny_tokenizer.decode_answer([*answer, 6, 2]) == "はい、綿100%です"
+
+
+def test_a_prompt_without_a_template_ends_in_a_blank_line(
+    tiny_tokenizer: DocumentTokenizer,
+) -> None:
+    ids = tiny_tokenizer.encode_prompt(QUESTION, "none")
+    assert ids[0] == BOS
+    assert tiny_tokenizer.decode(ids[1:]) == "綿100%ですか\n\n"

@@ -1,0 +1,5 @@
+"""Fixtures of the step tests."""
+
+from tests.recipe.conftest import workplace
+
+__all__ = ["workplace"]
