@@ -40,6 +40,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/llmopt validate recipes/*.yaml
+	for set in apparel-ja general-ja general-en; do $(BIN)/llmopt calibration lint $$set || exit; done
 	$(BIN)/llmopt schema | diff - schema/recipe-v1.json
 	$(BIN)/python -m llmopt.recipe.reference | diff - docs/recipe-reference.md
 

@@ -33,8 +33,10 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(unpacked)
-    for name in ("calibration.jsonl", "heldout.jsonl", "README.md"):
+    for name in ("calibration.jsonl", "heldout.jsonl", "README.md", "terms.json"):
         assert f"llmopt/calibration/apparel-ja/{name}" in names
+    for name in ("report.html", "parts.html", "report.css"):
+        assert f"llmopt/report/templates/{name}" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     found = subprocess.run(
         [sys.executable, "-c", FIND_SETS],
@@ -45,9 +47,9 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
         text=True,
     ).stdout.splitlines()
     assert Path(found[0]) == unpacked / "llmopt"
-    assert found[1] == "['apparel-ja']"
-    assert int(found[2]) >= 300
-    assert int(found[3]) >= 60
+    assert found[1] == "['apparel-ja', 'general-en', 'general-ja']"
+    assert int(found[2]) >= 1000
+    assert int(found[3]) >= 200
     num_tasks, place = found[4].split(" ", 1)
     assert int(num_tasks) >= 120
     assert Path(place).is_relative_to(unpacked)

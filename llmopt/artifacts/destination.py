@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -32,8 +32,11 @@ class Destination(Protocol):
     def discard_workspace(self, identity: str) -> None:
         """Throws unfinished work away."""
 
-    def publish(self, identity: str) -> Artifact:
-        """Flushes the workspace and renames it into place."""
+    def hold_for_reading(self, identity: str) -> AbstractContextManager[None]:
+        """Keeps the finished artifact from being removed or replaced."""
+
+    def publish(self, identity: str, on_wait: Callable[[str], None]) -> Artifact:
+        """Flushes the workspace and renames it into place; `on_wait` hears if readers hold it."""
 
 
 class FolderDestination:
@@ -108,9 +111,14 @@ class FolderDestination:
             if path.exists():
                 shutil.rmtree(path)
 
-    def publish(self, identity: str) -> Artifact:
-        """Moves the finished work over the (then empty) folder."""
+    def hold_for_reading(self, identity: str) -> AbstractContextManager[None]:
+        """Holds nothing: no other run touches a folder that is full."""
         del identity
+        return nullcontext()
+
+    def publish(self, identity: str, on_wait: Callable[[str], None]) -> Artifact:
+        """Moves the finished work over the (then empty) folder."""
+        del identity, on_wait
         work = self._partial / WORK_NAME
         flush_folder(work)
         work.rename(self._handover)

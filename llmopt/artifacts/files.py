@@ -36,10 +36,15 @@ def expand_home(path: str) -> Path:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Writes a text file by way of a temporary neighbour, flushed and renamed into place."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Writes a file by way of a temporary neighbour, flushed and renamed into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -50,12 +50,17 @@ class LayerError(_Frozen):
 
 
 class InputRecord(_Frozen):
-    """What a step read: its name in the recipe, its kind, where it came from, its digest."""
+    """What a step read: its name in the recipe, its kind, where it came from, its digest.
+
+    `digest` names what it was meant to be; `content`, for another step's output, the bytes that
+    lay there.
+    """
 
     name: str
     kind: str
     origin: str = ""
     digest: str
+    content: str | None = None
 
 
 class StepRecord(_Frozen):

@@ -3,11 +3,14 @@
 artifacts/IDENTITY/   finished, with manifest.json; never changed in place
 partial/IDENTITY/     unfinished work that the next run of the same identity resumes
 locks/IDENTITY.lock   one maker per identity
+locks/IDENTITY.read   shared by the runs that read it, held alone to remove or replace it
+store.json            says that this folder is a store, so that `gc` removes nothing of others
 roots/                links outside the store that keep an artifact from `gc`
 hashes.json           SHA-256 of files seen, by (size, mtime, inode)
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,11 +25,19 @@ from llmopt.artifacts.files import (
     folder_size_bytes,
     write_text_atomically,
 )
-from llmopt.artifacts.locking import hold_lock, try_lock
+from llmopt.artifacts.locking import (
+    exclude_sharers,
+    hold_lock,
+    share_lock,
+    try_excluding_sharers,
+    try_lock,
+)
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.errors import InputError
 
 REPLACED_SUFFIX = ".replaced"
+MARK_NAME = "store.json"
+ENTRY_NAME = re.compile(r"[0-9a-f]{64}(\.replaced)?")
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Store:
     """A folder of artifacts addressed by identity; safe for several processes at once."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.resolve()  # one store, whatever links lead to it
         self.hasher = FileHasher(self.root / "hashes.json")
 
     def artifact_path(self, identity: str) -> Path:
@@ -73,6 +84,7 @@ class Store:
 
     def open_workspace(self, identity: str) -> Path:
         """Returns the folder to work in; it holds what an interrupted run left there."""
+        self._mark()
         path = self._partial_path(identity)
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -83,15 +95,20 @@ class Store:
         if path.exists():
             shutil.rmtree(path)
 
-    def publish(self, identity: str) -> Artifact:
+    def hold_for_reading(self, identity: str) -> AbstractContextManager[None]:
+        """Keeps the finished artifact from being removed or replaced by other processes."""
+        return share_lock(self._read_lock_path(identity))
+
+    def publish(self, identity: str, on_wait: Callable[[str], None]) -> Artifact:
         """Flushes the workspace and renames it into place, replacing an older artifact."""
         partial = self._partial_path(identity)
         flush_folder(partial)
         final = self.artifact_path(identity)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
-            discarded = self._set_aside(final)
-            partial.rename(final)
+            with exclude_sharers(self._read_lock_path(identity), on_wait):
+                discarded = self._set_aside(final)
+                partial.rename(final)
             shutil.rmtree(discarded)
         else:
             partial.rename(final)
@@ -107,17 +124,24 @@ class Store:
         temporary.symlink_to(target, target_is_directory=True)
         temporary.replace(link)
         # Relative, so that a project folder that is moved keeps its artifacts.
-        place = os.path.relpath(link.absolute(), self.root)
+        place = os.path.relpath(link.parent.resolve() / link.name, self.root)
         root = self.root / "roots" / digest_value(place)[:16]
         root.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(root, place)
 
     def entries(self) -> Iterator[StoreEntry]:
-        """Yields every artifact and every piece of unfinished work, by identity."""
+        """Yields every artifact and every piece of unfinished work, by identity.
+
+        Raises:
+            InputError: The folder holds something, but is no store.
+        """
+        self._require_mark()
         links = self._links_by_target()
         for kind in ("artifacts", "partial"):
             folder = self.root / kind
             for path in sorted(folder.iterdir()) if folder.exists() else []:
+                if not ENTRY_NAME.fullmatch(path.name):
+                    continue
                 try:
                     size_bytes = folder_size_bytes(path)
                 except FileNotFoundError:
@@ -138,8 +162,12 @@ class Store:
         """
         removed = []
         for entry in self.entries():
-            lock = self._lock_path(entry.identity.removesuffix(REPLACED_SUFFIX))
-            with try_lock(lock) as is_free:
+            identity = entry.identity.removesuffix(REPLACED_SUFFIX)
+            with (
+                try_lock(self._lock_path(identity)) as is_unmade,
+                try_excluding_sharers(self._read_lock_path(identity)) as is_unread,
+            ):
+                is_free = is_unmade and is_unread
                 # Looked up again under the lock: a run may just have made, or linked, it.
                 links = self._links_by_target().get(entry.path.resolve())
                 if not is_free or links or not entry.path.exists():
@@ -148,6 +176,20 @@ class Store:
                 if not dry_run:
                     self._remove(entry.path)
         return removed
+
+    def _mark(self) -> None:
+        if not (self.root / MARK_NAME).exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self.root / MARK_NAME, '{"store_version": 1}\n')
+
+    def _require_mark(self) -> None:
+        if (self.root / MARK_NAME).exists() or not self.root.exists():
+            return
+        if any(path.name != "hashes.json" for path in self.root.iterdir()):
+            raise InputError(
+                f"{self.root} is no store of llmopt (it holds no {MARK_NAME})",
+                remedy="name the store with --store, or unset LLMOPT_STORE",
+            )
 
     def _remove(self, path: Path) -> None:
         """Removes a folder of the store; an artifact is out of sight before its first file goes."""
@@ -173,6 +215,9 @@ class Store:
 
     def _partial_path(self, identity: str) -> Path:
         return self.root / "partial" / identity
+
+    def _read_lock_path(self, identity: str) -> Path:
+        return self.root / "locks" / f"{identity}.read"
 
     def _lock_path(self, identity: str) -> Path:
         return self.root / "locks" / f"{identity}.lock"

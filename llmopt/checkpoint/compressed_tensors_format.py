@@ -15,6 +15,7 @@ from torch import Tensor
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.integer_packing import pack_int32, unpack_int32
 from llmopt.checkpoint.packed_weight import PackedWeight, monotonic_g_idx
+from llmopt.errors import InputError
 
 TENSOR_NAMES = (
     "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx",
@@ -39,9 +40,19 @@ def pack(weight: PackedWeight, scale_dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor], scheme: QuantScheme) -> PackedWeight:
-    """Undoes `pack`."""
+    """Undoes `pack`.
+
+    Raises:
+        InputError: The stored shape is not that of the packed integers.
+    """
     out_features, in_features = (int(n) for n in tensors["weight_shape"])
-    q_OI = unpack_int32(tensors["weight_packed"], scheme.bits, dim=1)[:, :in_features]
+    q_OI = unpack_int32(tensors["weight_packed"], scheme.bits, dim=1)
+    if out_features != len(q_OI) or not 0 <= q_OI.shape[1] - in_features < scheme.num_packed:
+        raise InputError(
+            f"weight_shape is {[out_features, in_features]}, "
+            f"but weight_packed holds {list(q_OI.shape)}"
+        )
+    q_OI = q_OI[:, :in_features]
     scales_GO = tensors["weight_scale"].T.contiguous()
     if scheme.sym:
         zeros_GO = torch.full_like(scales_GO, scheme.midpoint, dtype=torch.uint8)

@@ -22,6 +22,7 @@ from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.errors import InputError
 
+EMBEDDINGS = "model.embed_tokens.weight"
 PositionEmbeddings = tuple[Tensor, Tensor]
 # What transformers raises on a config.json that it can make no model of.
 CONFIG_ERRORS = (
@@ -74,7 +75,7 @@ class StreamedModel:
 
     def embed(self, batches_BT: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields each batch's token embeddings, [B, T, D]; the table is read once for all."""
-        table_VD = self.read_weight("model.embed_tokens.weight")
+        table_VD = self.read_weight(EMBEDDINGS)
         for ids_BT in batches_BT:
             yield nn.functional.embedding(ids_BT.to(self.device), table_VD)
 
@@ -133,9 +134,10 @@ class StreamedModel:
     def read_head(self) -> "OutputHead":
         """Reads the final norm and the output projection."""
         tied = self.checkpoint.config.tie_word_embeddings
+        require_equal_head(self.checkpoint)
         norm = copy.deepcopy(self._core.norm)
         norm.load_state_dict({"weight": self.read_weight("model.norm.weight")}, assign=True)
-        projection = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        projection = EMBEDDINGS if tied else "lm_head.weight"
         return OutputHead(norm, self.read_weight(projection))
 
     def _is_sliding(self, block: int) -> bool:
@@ -158,13 +160,30 @@ class OutputHead:
         return nn.functional.linear(self._norm(hidden), self._projection_VD)
 
 
+def require_equal_head(checkpoint: Checkpoint) -> None:
+    """Refuses a checkpoint whose config ties what its weights do not.
+
+    Raises:
+        InputError: Embeddings are tied, but another `lm_head.weight` is stored.
+    """
+    head = checkpoint.tensors.get("lm_head.weight")
+    if head is None or not checkpoint.config.tie_word_embeddings:
+        return
+    if not torch.equal(read_tensor(head), read_tensor(checkpoint.tensors[EMBEDDINGS])):
+        raise InputError(
+            f"{checkpoint.folder}: config.json ties the embeddings (tie_word_embeddings), but "
+            f"{head.file.name} holds another lm_head.weight",
+            remedy="set tie_word_embeddings to false, or remove lm_head.weight, whichever is meant",
+        )
+
+
 def read_packed_weight(
     checkpoint: Checkpoint, layer: str, device: torch.device | None = None
 ) -> PackedWeight:
     """Reads one quantised linear layer of a checkpoint, whatever its format.
 
     Raises:
-        InputError: The layer is not there.
+        InputError: The layer is not there, or names groups that are not.
     """
     stored = checkpoint.quantization
     if stored is None:
@@ -176,7 +195,14 @@ def read_packed_weight(
         if f"{layer}.{name}" in checkpoint.tensors
     }
     unpack = unpack_gptq if stored.format == "gptq" else unpack_compressed
-    return unpack(tensors, stored.scheme)
+    weight = unpack(tensors, stored.scheme)
+    low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
+    if low < 0 or high >= len(weight.scales_GO):
+        raise InputError(
+            f"{layer}: g_idx runs {low}..{high}, but there are {len(weight.scales_GO)} groups",
+            remedy=f"{checkpoint.folder} is damaged: get it again from where it was made",
+        )
+    return weight
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:

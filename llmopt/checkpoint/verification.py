@@ -9,8 +9,11 @@ import torch
 
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.packed_weight import PackedWeight
-from llmopt.checkpoint.streamed_model import read_packed_weight
+from llmopt.checkpoint.streamed_model import read_packed_weight, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
+from llmopt.errors import InputError
+
+SCHEME_KEYS = ("bits", "group_size", "sym", "desc_act")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def verify_checkpoint(folder: Path) -> CheckpointReport:
         faults=[
             *_find_config_faults(checkpoint),
             *_find_value_faults(checkpoint),
+            *_find_head_faults(checkpoint),
             *_find_packed_faults(checkpoint),
         ],
     )
@@ -58,8 +62,17 @@ def _describe(checkpoint: Checkpoint) -> str:
 
 def _find_config_faults(checkpoint: Checkpoint) -> Iterator[str]:
     path = checkpoint.folder / "quantize_config.json"
-    if path.exists() and json.loads(path.read_bytes()) != checkpoint.config.quantization:
-        yield "quantize_config.json and config.json's quantization_config differ"
+    if not path.exists():
+        return
+    try:
+        other = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        yield f"quantize_config.json is not valid JSON: {error}"
+        return
+    here = checkpoint.config.quantization or {}
+    for key in SCHEME_KEYS:
+        if not isinstance(other, dict) or other.get(key) != here.get(key):
+            yield f"quantize_config.json and config.json's quantization_config differ in {key}"
 
 
 def _find_value_faults(checkpoint: Checkpoint) -> Iterator[str]:
@@ -69,19 +82,32 @@ def _find_value_faults(checkpoint: Checkpoint) -> Iterator[str]:
             yield f"{name} holds NaN or infinity"
 
 
+def _find_head_faults(checkpoint: Checkpoint) -> Iterator[str]:
+    try:
+        require_equal_head(checkpoint)
+    except InputError as error:
+        yield error.message
+
+
 def _find_packed_faults(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.quantization is None:
         return
-    for name, _ in linear_names(checkpoint.config):
-        yield from _weight_faults(name, read_packed_weight(checkpoint, name))
+    for name, shape_OI in linear_names(checkpoint.config):
+        stored_shape = checkpoint.tensors.get(f"{name}.weight_shape")
+        if stored_shape is not None and read_tensor(stored_shape).tolist() != list(shape_OI):
+            shape = read_tensor(stored_shape).tolist()
+            yield f"{name}: weight_shape is {shape}, config.json says {list(shape_OI)}"
+            continue
+        try:
+            weight = read_packed_weight(checkpoint, name)
+        except InputError as error:
+            yield error.message
+            continue
+        yield from _weight_faults(name, weight)
 
 
 def _weight_faults(name: str, weight: PackedWeight) -> Iterator[str]:
     num_groups = len(weight.scales_GO)
-    low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
-    if low < 0 or high >= num_groups:
-        yield f"{name}: g_idx runs {low}..{high}, but there are {num_groups} groups"
-        return
     if bool((weight.scales_GO.float() < 0).any()):
         yield f"{name}: a scale is negative"
     expected = torch.arange(len(weight.g_idx_I)) // max(weight.scheme.group_size, 1)

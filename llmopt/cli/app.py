@@ -23,9 +23,21 @@ COMMANDS = {
         "llmopt.cli.evaluate:evaluate",
         "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",
     ),
+    "calibration": (
+        "llmopt.cli.calibration:calibration_app",
+        "Check a calibration set, say what it is made of, or cut it into token windows.",
+    ),
     "verify": (
         "llmopt.cli.inspect:verify",
         "Check that an artifact is whole, what it claims to be, and loadable.",
+    ),
+    "report": (
+        "llmopt.cli.report:report",
+        "Write one HTML page about an artifact or a run: recipe, quality, errors, costs, files.",
+    ),
+    "diff": (
+        "llmopt.cli.diff:diff",
+        "Show what two artifacts differ in; exit with 3 where a given threshold is passed.",
     ),
     "doctor": (
         "llmopt.cli.inspect:doctor",

@@ -41,6 +41,7 @@ LIBRARIES = {
     "torch": ("quantisation and evaluation", "pip install 'torch>=2.11'"),
     "transformers": ("model shells and tokenizers", "pip install 'transformers>=5'"),
     "safetensors": ("reading other tools' checkpoints", "pip install safetensors"),
+    "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
 # Environments of their own that tests use: folder in .venvs, what it holds, what it is for.
@@ -52,8 +53,8 @@ ENVIRONMENTS = (
 
 def examine_machine() -> list[Finding]:
     """Looks at everything, in the order in which it is printed."""
-    tests = (_find_environment(*environment) for environment in ENVIRONMENTS)
-    return [*_find_basics(), *_find_libraries(), _find_gpu(), *tests]
+    tests = [_find_environment(*environment) for environment in ENVIRONMENTS]
+    return [*_find_basics(), *_find_libraries(), _find_gpu(), *tests, _find_browser()]
 
 
 def _find_basics() -> Iterator[Finding]:
@@ -117,4 +118,15 @@ def _find_environment(name: str, title: str, purpose: str) -> Finding:
         detail=str(python.relative_to(checkout)) if python.exists() else f"no .venvs/{name}",
         purpose=purpose,
         remedy=f"make {name}-env (in a checkout of the repository)",
+    )
+
+
+def _find_browser() -> Finding:
+    path = shutil.which("chromium")
+    return Finding(
+        "Chromium for tests",
+        present=path is not None,
+        detail=path or "no chromium on PATH",
+        purpose="`make test-full`, which opens a report in a real browser",
+        remedy="apt-get install chromium",
     )

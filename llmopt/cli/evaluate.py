@@ -67,7 +67,7 @@ def make_eval_command() -> Callable[..., None]:
     left_out = {*ORDERING_FIELDS, *EvalPerplexity.input_fields()}
     parameters = [
         *option_parameters(EvalPerplexity, left_out),
-        *option_parameters(DatasetSpec, {"set", "path", "pack"}),
+        *option_parameters(DatasetSpec, {"set", "path", "hf", "revision", "pack"}),
     ]
     return with_parameters(evaluate, parameters)
 

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.destination import Destination, FolderDestination
 from llmopt.artifacts.store import Store
-from llmopt.cli.console import listen
+from llmopt.cli.console import listen, print_line
 from llmopt.recipe.execute import RunSettings, run_plan
 from llmopt.recipe.loader import LoadedRecipe, validate_tree
 from llmopt.recipe.plan import RunOptions, download_sources, make_plan
@@ -89,7 +89,7 @@ def run_by_hand(loaded: LoadedRecipe, hand: HandRun) -> Artifact:
     folder = None if hand.output is None else FolderDestination(hand.output)
     options = RunOptions()
     plan = make_plan(loaded, hand.store, Path(), options, folder)
-    if download_sources(plan):
+    if download_sources(plan, hand.store, print_line):
         plan = make_plan(loaded, hand.store, Path(), options, folder)
     (planned,) = plan.steps
     if folder is not None:

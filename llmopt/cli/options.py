@@ -50,4 +50,4 @@ ForceOption = Annotated[
 
 def open_store(path: Path | None) -> Store:
     """Opens the store named by option, environment or default."""
-    return Store(path or Path(os.environ.get(STORE_VARIABLE, ".llmopt/store")))
+    return Store(path or Path(os.environ.get(STORE_VARIABLE) or ".llmopt/store"))

@@ -30,7 +30,7 @@ from llmopt.steps.quantize_fields import QuantizeFields
 from llmopt.steps.union import step_types
 
 DEFAULT_DATA = "apparel-ja"
-DATA_FIELDS_LEFT_OUT = {"set", "path"}
+DATA_FIELDS_LEFT_OUT = {"set", "path", "hf", "revision"}
 STEP_NAME = "quantize"
 
 
@@ -110,5 +110,7 @@ def _write_recipe(
 
 
 quantize_app = typer.Typer()
-for _method in ("gptq", "rtn"):
-    quantize_app.command(_method)(make_quantize_command(_method))
+for _name in step_types():
+    if _name.startswith("quantize."):
+        _method = _name.removeprefix("quantize.")
+        quantize_app.command(_method)(make_quantize_command(_method))

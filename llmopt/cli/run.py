@@ -39,7 +39,7 @@ def run(
     options = RunOptions(until, start, tuple(force or ()))
     opened = opt.open_store(store)
     plan = make_plan(loaded, opened, opt.OUTPUT_ROOT, options)
-    if download_sources(plan):
+    if download_sources(plan, opened, print_line):
         plan = make_plan(loaded, opened, opt.OUTPUT_ROOT, options)
     settings = RunSettings(device, threads, opt.OUTPUT_ROOT)
     with listen(quiet=quiet, as_json=as_json) as listener:

@@ -32,6 +32,10 @@ def summarise_run(result: RunResult, output_folder: Path) -> str:
     ]
     if checkpoints:
         lines.append(f"next: llmopt verify {_relative(output_folder / checkpoints[-1])}")
+    if result.artifacts:
+        lines.append(
+            f"{'      ' if checkpoints else 'next: '}llmopt report {_relative(output_folder)}"
+        )
     return "\n".join(lines)
 
 

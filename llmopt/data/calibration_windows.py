@@ -14,9 +14,6 @@ from llmopt.data.documents import Document, order_documents
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 
-DEFAULT_SAMPLES = 64
-DEFAULT_SEQ_LEN = 512
-
 
 @dataclass(frozen=True)
 class CalibrationWindows:
@@ -48,8 +45,7 @@ def build_windows(
     Raises:
         InputError: The documents do not give that many windows; the numbers are named.
     """
-    samples = spec.samples or DEFAULT_SAMPLES
-    seq_len = spec.seq_len or DEFAULT_SEQ_LEN
+    samples, seq_len = spec.num_windows, spec.window_tokens
     ordered = order_documents(documents, spec.seed)
     encoded = (tokenizer.encode(document, spec.template) for document in ordered)
     if spec.pack == "concat":

@@ -4,12 +4,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from llmopt.data.dataset_spec import Template
 from llmopt.data.documents import Document
 from llmopt.errors import InputError
+
+# What transformers raises on tokenizer files, or a config.json, that it can make nothing of.
+TOKENIZER_ERRORS = (
+    AttributeError, ImportError, IndexError, KeyError, OSError, StrictDataclassError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 class DocumentTokenizer:
@@ -29,12 +36,17 @@ class DocumentTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code
             )
-        except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        except Exception as error:
+            # The tokenizers library raises Exception itself, for a file that is newer than it.
+            if type(error) is not Exception and not isinstance(error, TOKENIZER_ERRORS):
+                raise
             raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
         # Documents may be longer than the model: windows are cut afterwards, so no warning.
         self._tokenizer.model_max_length = sys.maxsize
         self.bos_id: int | None = self._tokenizer.bos_token_id
         self.eos_id: int | None = self._tokenizer.eos_token_id
+        self.unknown_id: int | None = self._tokenizer.unk_token_id
+        self.bos_text: str | None = self._tokenizer.bos_token
         # What the tokenizer does by default decides whether this family uses BOS at all.
         self.adds_bos = self.bos_id is not None and self.bos_id in self._tokenizer("").input_ids
 
@@ -42,7 +54,7 @@ class DocumentTokenizer:
         return len(self._tokenizer)
 
     def encode(self, document: Document, template: Template = "none") -> list[int]:
-        """Encodes one document.
+        """Encodes one document; its own template, if it has one, goes before the one given.
 
         BOS stands once, in front, if the tokenizer adds one by default or the chat template
         writes one; the template's own is not doubled.
@@ -51,7 +63,7 @@ class DocumentTokenizer:
             InputError: A chat is to be rendered and the tokenizer has no template, or the
                 template refuses the chat.
         """
-        return self._encode(self._render(document, template))
+        return self._encode(self.render(document, document.template or template))
 
     def encode_prompt(self, document: Document, template: Template = "chat") -> list[int]:
         """Encodes a chat up to where its answer begins, BOS as in `encode`.
@@ -62,20 +74,18 @@ class DocumentTokenizer:
             InputError: As `encode`.
         """
         if template == "none":
-            return self._encode(self._render(document, template) + "\n\n")
-        return self._encode(self._render(document, template, prompts=True))
-
-    def encode_answer(self, text: str) -> list[int]:
-        """Encodes what follows a prompt: no token before or after it."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+            return self._encode(self.render(document, template) + "\n\n")
+        return self._encode(self.render(document, template, prompts=True))
 
     def decode_answer(self, ids: list[int]) -> str:
         """Turns an answer's ids into text, special tokens left out."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text).strip()
 
     def _encode(self, text: str) -> list[int]:
-        ids = self.encode_answer(text)
+        ids = self.encode_as_is(text)
         if self.bos_id is None or (self.bos_id == self.eos_id and not self.adds_bos):
             return ids  # a model without BOS, or whose "BOS" only ever ends a text
         rest = [token for token in ids if token != self.bos_id]  # nor one that a text spells out
@@ -83,14 +93,38 @@ class DocumentTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """Turns ids back into text, special tokens included."""
-        return str(self._tokenizer.decode(ids))
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _render(self, document: Document, template: Template, *, prompts: bool = False) -> str:
+    def encode_as_is(self, text: str) -> list[int]:
+        """Encodes a text that was rendered already; nothing is added or left out."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def name_token(self, token: int) -> str:
+        """Returns a token as the vocabulary writes it."""
+        return str(self._tokenizer.convert_ids_to_tokens(token))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be rendered."""
+        return bool(self._tokenizer.chat_template)
+
+    def render(self, document: Document, template: Template, *, prompts: bool = False) -> str:
+        """Writes a document as the text that is encoded.
+
+        Args:
+            document: A text or a chat.
+            template: How a chat is written.
+            prompts: Whether what begins an answer stands behind it.
+
+        Raises:
+            InputError: As `encode`.
+        """
         if document.messages is None:
             return document.text or ""
         if template == "none":
             return "\n\n".join(turn["content"] for turn in document.messages)
-        if not self._tokenizer.chat_template:
+        if not self.has_chat_template:
             raise InputError(
                 f"the tokenizer of {self._folder} has no chat template",
                 remedy="set `template: none` in the data set",

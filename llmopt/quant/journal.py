@@ -40,6 +40,7 @@ class _State(BaseModel):
 
     num_done: int
     machine: dict[str, str]
+    num_threads: int
     errors: list[LayerError]
     files: dict[str, _FileState]
 
@@ -51,17 +52,20 @@ class Journal:
         folder: The scratch folder.
         machine: What the data is computed on; another one's data is not gone on with, since no
             uninterrupted run would give what came of it.
+        num_threads: CPU threads that a run would begin with; they decide the last bits, too.
 
     Attributes:
         damage: Why an earlier run's work could not be trusted and was thrown away; None where
             there was none, or it is whole.
     """
 
-    def __init__(self, folder: Path, machine: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, machine: Mapping[str, str], num_threads: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / "journal.json"
-        self._state = _State(num_done=0, machine=dict(machine), errors=[], files={})
+        self._state = _State(
+            num_done=0, machine=dict(machine), num_threads=num_threads, errors=[], files={}
+        )
         self.damage = self._load()
         if self.damage is not None:
             clear_folder(folder)
@@ -70,6 +74,11 @@ class Journal:
     def num_done(self) -> int:
         """How many blocks are finished."""
         return self._state.num_done
+
+    @property
+    def num_threads(self) -> int:
+        """The CPU threads that the finished blocks were computed with."""
+        return self._state.num_threads
 
     @property
     def errors(self) -> list[LayerError]:
@@ -92,6 +101,7 @@ class Journal:
         self._state = _State(
             num_done=state.num_done + 1,
             machine=state.machine,
+            num_threads=state.num_threads,
             errors=[*state.errors, *errors],
             files=files,
         )

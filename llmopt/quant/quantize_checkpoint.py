@@ -21,7 +21,7 @@ from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import BLOCK_LINEARS
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.checkpoint.quantization_config import QuantFormat
-from llmopt.checkpoint.streamed_model import StreamedModel
+from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError
@@ -43,6 +43,7 @@ class QuantizeJob:
         windows: Calibration data; None rounds without looking at data.
         scratch: Folder that survives a kill: journal, finished blocks, activations.
         device: Where to compute.
+        processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
     """
@@ -53,6 +54,7 @@ class QuantizeJob:
     windows: CalibrationWindows | None
     scratch: Path
     device: torch.device
+    processor: str
     activation_budget_bytes: int
     progress: Progress
 
@@ -67,11 +69,8 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
         InputError: A weight is NaN or infinite.
         NumericalError: A layer's Hessian can't be factorised within the damping budget.
     """
-    dtype = str(_choose_compute_dtype(job))
-    journal = Journal(job.scratch, {"device": job.device.type, "compute_dtype": dtype})
+    journal = _open_journal(job)
     num_blocks = job.checkpoint.config.num_hidden_layers
-    if journal.damage is not None:
-        job.progress.note(f"unfinished work can't be used, starting anew: {journal.damage}")
     if journal.num_done:
         job.progress.note(f"resumed: {journal.num_done} of {num_blocks} blocks")
     else:
@@ -86,11 +85,28 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
     return journal
 
 
+def _open_journal(job: QuantizeJob) -> Journal:
+    """Opens the journal and sees to it that what follows is computed as what it holds."""
+    machine = {
+        "device": job.device.type,
+        "processor": job.processor,
+        "compute_dtype": str(choose_compute_dtype(job.checkpoint, job.device)),
+    }
+    journal = Journal(job.scratch, machine, torch.get_num_threads())
+    if journal.damage is not None:
+        job.progress.note(f"unfinished work can't be used, starting anew: {journal.damage}")
+    if journal.num_threads != torch.get_num_threads():
+        job.progress.note(f"going on with {journal.num_threads} CPU threads, as it began")
+        torch.set_num_threads(journal.num_threads)
+    return journal
+
+
 def _run_with_data(
     job: QuantizeJob, journal: Journal
 ) -> Iterator[tuple[BlockResult, Mapping[str, Tensor]]]:
     assert job.windows is not None
-    model = StreamedModel(job.checkpoint, job.device, _choose_compute_dtype(job))
+    dtype = choose_compute_dtype(job.checkpoint, job.device)
+    model = StreamedModel(job.checkpoint, job.device, dtype)
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, model.num_blocks):
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
@@ -115,6 +131,7 @@ def _run_without_data(job: QuantizeJob, journal: Journal) -> Iterator[tuple[Bloc
 
 def _check_kept_tensors(checkpoint: Checkpoint) -> None:
     """Checks what is copied as it is; linear layers are checked where they are rounded."""
+    require_equal_head(checkpoint)
     rounded = {f"{name}.weight" for name, _ in linear_names(checkpoint.config)}
     for name in sorted(checkpoint.tensors.keys() - rounded):
         _read_finite(checkpoint, name)
@@ -160,10 +177,10 @@ def _check_ids(checkpoint: Checkpoint, ids_NT: Tensor) -> None:
         )
 
 
-def _choose_compute_dtype(job: QuantizeJob) -> torch.dtype:
-    """Computes in the checkpoint's dtype; float16 on a CPU in float32, where it has no units."""
-    dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
-    if dtype == torch.float16 and job.device.type == "cpu":
+def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """Returns the checkpoint's dtype; for float16 on a CPU float32 (docs/adr/0007)."""
+    dtype: torch.dtype = getattr(torch, checkpoint.dtype)
+    if dtype == torch.float16 and device.type == "cpu":
         return torch.float32
     return dtype
 

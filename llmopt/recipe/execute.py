@@ -4,6 +4,7 @@ import resource
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +29,13 @@ from llmopt.errors import (
     NumericalError,
     RecipeError,
 )
-from llmopt.recipe.inputs import installed_versions, preflight
+from llmopt.recipe.inputs import find_other_inputs, installed_versions, preflight
 from llmopt.recipe.plan import Plan, PlannedStep
 from llmopt.recipe.resources import resource_errors
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 
 SCRATCH_NAME = ".scratch"
+FORCED_NAME = "forced"  # in the scratch folder: the work there was begun by a forced run
 
 
 class RunListener(Protocol):
@@ -89,14 +91,19 @@ def run_plan(
     for planned in plan.steps:
         if planned.state == "run":
             preflight(plan.loaded, planned.name, _existing(planned.inputs))
-    runner = _Runner(plan, destination, store, settings, listener)
-    for planned in plan.steps:
-        runner.run(planned)
+    with ExitStack() as held:
+        runner = _Runner(plan, destination, store, settings, listener, held)
+        for planned in plan.steps:
+            runner.run(planned)
     return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred)
 
 
 def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
     return {field: given for field, given in inputs.items() if given.path.exists()}
+
+
+def _point_at(given: ResolvedInput, artifact: Artifact) -> ResolvedInput:
+    return replace(given, path=artifact.path, content=artifact.manifest.content_digest)
 
 
 def _prepare_workspace(work: Path) -> Path:
@@ -109,14 +116,15 @@ def _prepare_workspace(work: Path) -> Path:
     return scratch
 
 
-def _is_sealed(work: Path, identity: str) -> bool:
+def _is_sealed(work: Path, planned: PlannedStep, inputs: Mapping[str, ResolvedInput]) -> bool:
     """Tells whether a killed run got as far as the manifest, and all it vouches for is there."""
     try:
         manifest = read_manifest(work)
     except InputError:
         return False
     files = describe_files(work, leave_out=SCRATCH_NAME)
-    return manifest.identity == identity and manifest.files == files
+    is_same = manifest.identity == planned.identity and manifest.files == files
+    return is_same and not find_other_inputs(manifest, inputs)
 
 
 class _Runner:
@@ -129,7 +137,9 @@ class _Runner:
         store: Store,
         settings: RunSettings,
         listener: RunListener,
+        held: ExitStack,
     ) -> None:
+        self._held = held
         self._plan = plan
         self._destination = destination
         self._store = store
@@ -169,15 +179,19 @@ class _Runner:
         with self._destination.lock(planned.identity, progress.note):
             # Looked up under the lock: another run may have made it while this one waited.
             found = None if planned.forced else self._destination.find(planned.identity)
-            if found is not None:
-                self._link(planned, found)
-                self._announce("step_cached", planned, found)
-                return found
-            self._listener.event("step_started", step=planned.name, reason=planned.reason)
-            artifact = self._make(planned, progress)
-            # Linked under the lock, so that `store gc` never sees it without its link.
+            inputs = self._made_inputs(planned)
+            changed = [] if found is None else find_other_inputs(found.manifest, inputs)
+            if found is not None and not changed:
+                artifact, event = found, "step_cached"
+            else:
+                reason = f"{', '.join(changed)} came out otherwise" if changed else planned.reason
+                self._listener.event("step_started", step=planned.name, reason=reason)
+                artifact, event = self._make(planned, inputs, progress), "step_finished"
+            # Under the lock, so that no other process removes or replaces it before this run
+            # is through with it.
             self._link(planned, artifact)
-        self._announce("step_finished", planned, artifact)
+            self._held.enter_context(self._destination.hold_for_reading(planned.identity))
+        self._announce(event, planned, artifact)
         return artifact
 
     def _announce(self, event: str, planned: PlannedStep, artifact: Artifact) -> None:
@@ -192,50 +206,71 @@ class _Runner:
             timings=manifest.timings,
         )
 
-    def _make(self, planned: PlannedStep, progress: Progress) -> Artifact:
+    def _make(
+        self, planned: PlannedStep, inputs: Mapping[str, ResolvedInput], progress: Progress
+    ) -> Artifact:
         work = self._destination.open_workspace(planned.identity)
-        if planned.forced:
+        is_sealed = _is_sealed(work, planned, inputs)
+        if planned.forced and not is_sealed and not (work / SCRATCH_NAME / FORCED_NAME).exists():
             self._destination.discard_workspace(planned.identity)
             work = self._destination.open_workspace(planned.identity)
         with resource_errors(work, planned.estimate):
-            if _is_sealed(work, planned.identity):
+            if is_sealed:
                 progress.note("resumed: an earlier run finished it, only publishing is left")
             else:
-                self._work(planned, work, progress)
+                self._work(planned, inputs, work, progress)
             # Only now: until the manifest stands, a killed run goes on from its last block.
             if (work / SCRATCH_NAME).exists():
                 shutil.rmtree(work / SCRATCH_NAME)
-            return self._destination.publish(planned.identity)
+            return self._destination.publish(planned.identity, progress.note)
 
-    def _work(self, planned: PlannedStep, work: Path, progress: Progress) -> None:
+    def _work(
+        self,
+        planned: PlannedStep,
+        inputs: Mapping[str, ResolvedInput],
+        work: Path,
+        progress: Progress,
+    ) -> None:
         scratch = _prepare_workspace(work)
+        if planned.forced:
+            (scratch / FORCED_NAME).touch()
         started = time.perf_counter()
         context = RunContext(work, scratch, self._settings.device, self._settings.threads, progress)
-        outcome = self._run_step(planned, context)
-        self._seal(planned, outcome, work, round(time.perf_counter() - started, 3))
+        outcome = self._run_step(planned, inputs, context)
+        total_s = round(time.perf_counter() - started, 3)
+        self._seal(planned, inputs, outcome, work, total_s)
 
-    def _run_step(self, planned: PlannedStep, context: RunContext) -> Outcome:
+    def _run_step(
+        self, planned: PlannedStep, inputs: Mapping[str, ResolvedInput], context: RunContext
+    ) -> Outcome:
         """Runs the step; work that no repetition could go on from is thrown away."""
         try:
-            return planned.step.run(self._made_inputs(planned), context)
+            return planned.step.run(inputs, context)
         except (InputError, IncompatibleError, NumericalError):
             self._destination.discard_workspace(planned.identity)
             raise
         except (CapabilityError, RecipeError):
-            if not any(context.scratch_folder.iterdir()):
+            if not {path.name for path in context.scratch_folder.iterdir()} - {FORCED_NAME}:
                 self._destination.discard_workspace(planned.identity)
             raise
 
     def _made_inputs(self, planned: PlannedStep) -> dict[str, ResolvedInput]:
         """Points inputs at the artifacts that this run made or found."""
         return {
-            field: replace(given, path=self.artifacts[given.name].path)
+            field: _point_at(given, self.artifacts[given.name])
             if given.name in self.artifacts
             else given
             for field, given in planned.inputs.items()
         }
 
-    def _seal(self, planned: PlannedStep, outcome: Outcome, work: Path, total_s: float) -> None:
+    def _seal(
+        self,
+        planned: PlannedStep,
+        inputs: Mapping[str, ResolvedInput],
+        outcome: Outcome,
+        work: Path,
+        total_s: float,
+    ) -> None:
         files = describe_files(work, leave_out=SCRATCH_NAME)
         step = planned.step
         Manifest(
@@ -253,9 +288,13 @@ class _Runner:
             ),
             inputs={
                 field: InputRecord(
-                    name=given.name, kind=given.kind, origin=given.origin, digest=given.digest
+                    name=given.name,
+                    kind=given.kind,
+                    origin=given.origin,
+                    digest=given.digest,
+                    content=given.content,
                 )
-                for field, given in planned.inputs.items()
+                for field, given in inputs.items()
             },
             files=files,
             metrics=outcome.metrics,

@@ -42,6 +42,7 @@ def build_graph(loaded: LoadedRecipe) -> StepGraph:
     """
     recipe = loaded.recipe
     _check_unique_names(loaded)
+    _check_overlaps(loaded)
     edges: dict[str, set[str]] = {}
     for name, step in recipe.steps.items():
         edges[name] = set(_check_references(loaded, name, step))
@@ -64,6 +65,21 @@ def _check_unique_names(loaded: LoadedRecipe) -> None:
                     "unique over sources, datasets and steps"
                 )
             seen[name] = section
+
+
+def _check_overlaps(loaded: LoadedRecipe) -> None:
+    """Refuses a `max_overlap` with what is no other data set."""
+    datasets = loaded.recipe.datasets
+    for name, spec in datasets.items():
+        for other in spec.require.max_overlap if spec.require is not None else ():
+            if other in datasets and other != name:
+                continue
+            place = loaded.tree.place_of(("datasets", name, "require", "max_overlap", other))
+            what = "is the data set itself" if other == name else "is no data set of the recipe"
+            raise RecipeError(
+                f"{place}: max_overlap of data set {name!r} names {other!r}, which {what}"
+                + suggest(other, [known for known in datasets if known != name])
+            )
 
 
 def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterator[str]:

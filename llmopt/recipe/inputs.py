@@ -4,49 +4,50 @@ import importlib.metadata
 from collections.abc import Mapping
 
 from llmopt.artifacts.digest import digest_value
+from llmopt.artifacts.manifest import Manifest
 from llmopt.artifacts.store import Store
 from llmopt.errors import LlmoptError
+from llmopt.recipe.datasets import check_requirements, list_related, resolve_dataset
 from llmopt.recipe.graph import build_graph
 from llmopt.recipe.loader import LoadedRecipe
-from llmopt.recipe.sources import digest_source, locate_source
+from llmopt.recipe.sources import describe_source, digest_source, locate_source
 from llmopt.steps.base import ResolvedInput, StepBase
 
 
 def resolve_base_inputs(
     loaded: LoadedRecipe, store: Store | None, chosen: frozenset[str]
 ) -> dict[str, ResolvedInput]:
-    """Resolves the sources and data sets that the chosen steps read.
+    """Resolves the sources and data sets that the chosen steps read, or are held against.
 
-    Without a store nothing is hashed and digests are empty, as validation wants it.
+    Without a store nothing is hashed and digests are empty, as validation wants it. What a data
+    set requires is checked here, so that no stored result goes by it.
+
+    Raises:
+        InputError: A model or file is missing, or a data set is not what it is required to be.
     """
     recipe = loaded.recipe
+    hasher = None if store is None else store.hasher
     wanted = {name for step in chosen for name in recipe.steps[step].input_names().values()}
     resolved = {}
     for name, source in recipe.sources.items():
         if name in wanted:
-            folder = locate_source(source, loaded.base, download=False)
-            digest = digest_source(source, folder, store.hasher) if store is not None else ""
+            folder = locate_source(source, loaded.base)
             resolved[name] = ResolvedInput(
                 name,
                 "checkpoint",
-                digest,
+                "" if hasher is None else digest_source(source, folder, hasher),
                 folder,
                 trust_remote_code=source.trust_remote_code,
-                origin=source.describe(),
+                origin=describe_source(source, folder),
             )
-    for name, spec in recipe.datasets.items():
-        if name in wanted:
-            path = spec.locate(loaded.base)
-            digest = ""
-            if store is not None:
-                settings = spec.model_dump(mode="json", exclude={"path", "set", "split"})
-                digest = digest_value(
-                    {"file": store.hasher.digest(path), "kind": path.suffix, "spec": settings}
-                )
-            resolved[name] = ResolvedInput(
-                name, "dataset", digest, path, dataset=spec, origin=spec.describe()
-            )
-    return resolved
+    related = list_related(recipe.datasets, wanted)
+    datasets = {
+        name: resolve_dataset(name, spec, loaded.base, hasher)
+        for name, spec in recipe.datasets.items()
+        if name in related
+    }
+    check_requirements(datasets)
+    return {**resolved, **datasets}
 
 
 def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
@@ -60,6 +61,19 @@ def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
             "packages": installed_versions(step),
         }
     )
+
+
+def find_other_inputs(manifest: Manifest, inputs: Mapping[str, ResolvedInput]) -> list[str]:
+    """Names the inputs whose bytes are not those that an artifact was made of.
+
+    An identity says what a step was meant to make. The same work done with other kernels, or
+    forced, may give other bytes, and what was measured on the old ones does not hold for them.
+    """
+    return [
+        given.name
+        for field, given in inputs.items()
+        if given.content is not None and manifest.inputs[field].content != given.content
+    ]
 
 
 def installed_versions(step: StepBase) -> dict[str, str]:

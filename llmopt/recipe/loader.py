@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.data.dataset_spec import DataRequirements, DatasetSpec, MixPart
 from llmopt.errors import RecipeError
 from llmopt.recipe.overrides import apply_overrides, apply_variant, interpolate, suggest
 from llmopt.recipe.recipe import Recipe, SourceSpec
@@ -127,6 +127,10 @@ def _known_keys(path: KeyPath, data: Mapping[str, Any]) -> Iterator[str]:
             model = step_types().get(str(uses))
         case ("datasets", _):
             model = DatasetSpec
+        case ("datasets", _, "mix", _):
+            model = MixPart
+        case ("datasets", _, "require"):
+            model = DataRequirements
         case ("sources", _):
             model = SourceSpec
         case ("target",):

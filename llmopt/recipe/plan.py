@@ -1,21 +1,24 @@
 """What a run would do, and why: each step's inputs, identity and state, without running any."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.destination import Destination
+from llmopt.artifacts.hub_snapshot import fetch_snapshot, find_snapshot
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.store import Store
+from llmopt.data.dataset_files import hub_dataset
 from llmopt.errors import InputError, RecipeError
+from llmopt.recipe.datasets import list_related
 from llmopt.recipe.explain import explain_change
 from llmopt.recipe.graph import StepGraph, build_graph
-from llmopt.recipe.inputs import identify, resolve_base_inputs
+from llmopt.recipe.inputs import find_other_inputs, identify, resolve_base_inputs
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
-from llmopt.recipe.sources import locate_source
+from llmopt.recipe.sources import hub_model
 from llmopt.steps.base import Estimate, ResolvedInput, StepBase
 
 State = Literal["cached", "run"]
@@ -94,19 +97,37 @@ def make_plan(
     return _Planner(loaded, store, output_root, options, destination).plan()
 
 
-def download_sources(plan: Plan) -> bool:
-    """Fetches the hub models that steps to be run read; tells whether any was fetched."""
-    sources = plan.loaded.recipe.sources
-    wanted = {
-        given.name
-        for step in plan.steps
-        if step.state == "run"
-        for given in step.inputs.values()
-        if given.name in sources and not given.path.exists()
-    }
-    for name in sorted(wanted):
-        locate_source(sources[name], plan.loaded.base, download=True)
-    return bool(wanted)
+def download_sources(plan: Plan, store: Store, note: Callable[[str], None]) -> bool:
+    """Fetches what a run needs of the hub, and checks it; tells whether anything was fetched.
+
+    That is what steps to be run read, and every data set of which something is required.
+
+    Args:
+        plan: The plan; to be made anew if this returns True.
+        store: Remembers which files were checked.
+        note: Hears what is fetched.
+
+    Raises:
+        InputError: The hub refuses, can't be reached, or sent damaged files.
+    """
+    recipe = plan.loaded.recipe
+    wanted = {g.name for step in plan.steps if step.state == "run" for g in step.inputs.values()}
+    named = {given.name for step in plan.steps for given in step.inputs.values()}
+    required = {name for name in named & set(recipe.datasets) if recipe.datasets[name].require}
+    models = [hub_model(s) for name, s in recipe.sources.items() if name in wanted and s.hf]
+    parts = [
+        part
+        for name in sorted(list_related(recipe.datasets, wanted | required))
+        for part in (recipe.datasets[name], *recipe.datasets[name].mix)
+    ]
+    repositories = [*models, *(hub_dataset(part) for part in parts if part.hf)]
+    fetched = False
+    for repository in repositories:
+        if find_snapshot(repository) is None:
+            note(f"fetching {repository.describe()}")
+            fetched = True
+        fetch_snapshot(repository, store.hasher)
+    return fetched
 
 
 def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) -> frozenset[str]:
@@ -126,6 +147,14 @@ def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) ->
     if options.start is not None:
         wanted = (graph.descendants(options.start) | {options.start}) & chosen
         chosen = wanted | {name for step in wanted for name in graph.ancestors(step)}
+    if not chosen:
+        raise RecipeError(f"--from {options.start} --until {options.until}: no step lies between")
+    for name in options.force:
+        if name not in chosen:
+            raise RecipeError(
+                f"--force {name}: --from and --until leave that step out",
+                remedy=f"run without them, or with --until {name}",
+            )
     return chosen
 
 
@@ -168,7 +197,14 @@ class _Planner:
         identity = identify(step, inputs)
         forced = name in self._options.force
         found = (self._destination or self._store).find(identity)
-        cached = found is not None and not forced
+        changed = [] if found is None else find_other_inputs(found.manifest, inputs)
+        cached = found is not None and not forced and not changed
+        if cached:
+            reason = self._describe_cached(inputs)
+        elif changed and not forced:
+            reason = f"{', '.join(changed)} was made anew and came out otherwise"
+        else:
+            reason = self._explain(name, inputs, identity)
         return PlannedStep(
             name=name,
             step=step,
@@ -176,7 +212,7 @@ class _Planner:
             identity=identity,
             state="cached" if cached else "run",
             forced=forced,
-            reason="in the store" if cached else self._explain(name, inputs, identity),
+            reason=reason,
             gates=tuple(sorted(self._graph.gates[name])),
             estimate=None if cached else step.estimate(inputs),
         )
@@ -185,7 +221,19 @@ class _Planner:
         """Another step's output is known by that step's identity before it is made."""
         before = self._planned[name]
         path = self._store.artifact_path(before.identity)
-        return ResolvedInput(name, before.step.produces, before.identity, path)
+        found = self._store.find(before.identity) if before.state == "cached" else None
+        content = None if found is None else found.manifest.content_digest
+        return ResolvedInput(name, before.step.produces, before.identity, path, content=content)
+
+    def _describe_cached(self, inputs: Mapping[str, ResolvedInput]) -> str:
+        running = self._find_running(inputs)
+        if running:
+            return f"in the store, unless {', '.join(running)} comes out otherwise"
+        return "in the store"
+
+    def _find_running(self, inputs: Mapping[str, ResolvedInput]) -> list[str]:
+        names = [given.name for given in inputs.values()]
+        return [n for n in names if n in self._planned and self._planned[n].state == "run"]
 
     def _explain(self, name: str, inputs: Mapping[str, ResolvedInput], identity: str) -> str:
         if name in self._options.force:
@@ -196,12 +244,8 @@ class _Planner:
             return "the stored artifact is damaged and will be made anew"
         if self._store.has_partial(identity):
             return "unfinished work of an earlier run will be resumed"
-        running = [
-            given.name
-            for given in inputs.values()
-            if given.name in self._planned and self._planned[given.name].state == "run"
-        ]
         step = self._loaded.recipe.steps[name]
+        running = self._find_running(inputs)
         return explain_change(name, step, inputs, running, _read_previous(self._links / name))
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.data.dataset_spec import DataRequirements, DatasetSpec, MixPart
 from llmopt.recipe.recipe import Recipe, SourceSpec
 from llmopt.serving.target import Target
 from llmopt.steps.base import StepBase
@@ -32,6 +32,8 @@ def write_reference() -> str:
     parts += _section("A recipe", Recipe)
     parts += _section("sources.NAME", SourceSpec)
     parts += _section("datasets.NAME", DatasetSpec)
+    parts += _section("datasets.NAME.mix", MixPart)
+    parts += _section("datasets.NAME.require", DataRequirements)
     parts += _section("target", Target)
     parts.append("\n## Fields of every step\n\n" + _table(StepBase, only=COMMON))
     for name, step in step_types().items():

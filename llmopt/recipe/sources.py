@@ -4,75 +4,58 @@ import re
 from pathlib import Path
 
 from llmopt.artifacts.digest import FileHasher, digest_value
+from llmopt.artifacts.hub_snapshot import HubRepository, find_snapshot
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.weights_index import INDEX_NAME, list_weight_files
 from llmopt.errors import InputError
 from llmopt.recipe.recipe import SourceSpec
 
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
-DOWNLOAD_PATTERNS = [
+DOWNLOAD_PATTERNS = (
     "*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py",
-]  # fmt: skip
+)  # fmt: skip
 
 
-def locate_source(spec: SourceSpec, base: Path, *, download: bool) -> Path:
-    """Returns the folder of a model.
+def locate_source(spec: SourceSpec, base: Path) -> Path:
+    """Returns the folder of a model; one of the hub that is not downloaded does not exist yet.
 
     Args:
         spec: Local folder or hub id.
         base: Where relative paths start.
-        download: Whether a hub model that is not in the local cache is fetched; without it the
-            returned folder may not exist.
 
     Raises:
-        InputError: No such folder, or the hub refuses or can't be reached.
+        InputError: No such folder.
     """
     local = spec.local_folder(base)
-    if local is not None:
-        if not local.is_dir():
-            raise InputError(
-                f"model folder {local} does not exist",
-                remedy="a hub id is written org/model, a folder with a leading ./ or /",
-            )
-        return local
-    return _locate_hub_model(spec, download=download)
-
-
-def _locate_hub_model(spec: SourceSpec, *, download: bool) -> Path:
-    # Imported here: the hub's client takes longer to load than most recipes to validate.
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
-        HTTPError,
-        LocalEntryNotFoundError,
-    )
-
-    try:
-        folder = snapshot_download(
-            repo_id=str(spec.hf),
-            revision=spec.revision,
-            allow_patterns=DOWNLOAD_PATTERNS,
-            local_files_only=not download,
-        )
-    except LocalEntryNotFoundError:
-        if not download:
-            return Path(f"hub:{spec.hf}@{spec.revision or 'main'}")
+    if local is None:
+        repository = hub_model(spec)
+        return find_snapshot(repository) or repository.placeholder
+    if not local.is_dir():
         raise InputError(
-            f"model {spec.hf}@{spec.revision or 'main'} is not in the local cache and the hub "
-            "can't be reached",
-            remedy="connect and run again, or give a local folder",
-        ) from None
-    except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f"model {spec.hf}@{spec.revision or 'main'}: {error}") from None
-    if not download and not _holds_model(Path(folder)):
-        return Path(f"hub:{spec.hf}@{spec.revision or 'main'}")
-    return Path(folder)
+            f"model folder {local} does not exist",
+            remedy="a hub id is written org/model, a folder with a leading ./ or /",
+        )
+    return local
 
 
-def _holds_model(folder: Path) -> bool:
-    """Tells a downloaded model from a snapshot that holds a tokenizer alone."""
-    if not (folder / "config.json").exists():
+def holds_model(folder: Path) -> bool:
+    """Tells a model from a snapshot that holds a part of one: no config, or not every shard."""
+    try:
+        return (folder / "config.json").exists() and bool(list_weight_files(folder))
+    except InputError:
         return False
-    return (folder / INDEX_NAME).exists() or any(folder.glob("*.safetensors"))
+
+
+def hub_model(spec: SourceSpec) -> HubRepository:
+    """Names a hub model's repository and the files of it that are wanted."""
+    return HubRepository("model", str(spec.hf), spec.revision, DOWNLOAD_PATTERNS, holds_model)
+
+
+def describe_source(spec: SourceSpec, folder: Path) -> str:
+    """Writes the source as its short form, with the commit that a tag or branch stands for."""
+    if spec.hf is None or not COMMIT.match(folder.name) or folder.name == spec.revision:
+        return spec.describe()
+    return f"{spec.describe()} (commit {folder.name})"
 
 
 def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.manifest import ArtifactKind, LayerError
 from llmopt.artifacts.progress import Progress
+from llmopt.data.dataset_files import LocatedPart
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.serving.target import Target
 
@@ -38,11 +39,13 @@ class ResolvedInput:
         name: The name in the recipe.
         kind: What it is.
         digest: Identity of its contents.
-        path: The model's folder, the data set's file or the artifact's folder. It need not
-            exist yet where another step will make it.
+        path: The model's folder, the data set's file or snapshot, or the artifact's folder. It
+            need not exist yet where another step will make it, or it is yet to be downloaded.
         dataset: The data set's description, where it is one.
+        mixed: The further parts of a data set's mix.
         trust_remote_code: Whether a model's own code may run.
         origin: Where it comes from, as the recipe says it, for manifests and explanations.
+        content: For another step's output that is there, the digest of its bytes.
     """
 
     name: str
@@ -50,8 +53,16 @@ class ResolvedInput:
     digest: str
     path: Path
     dataset: DatasetSpec | None = None
+    mixed: tuple[LocatedPart, ...] = ()
     trust_remote_code: bool = False
     origin: str = ""
+    content: str | None = None
+
+    @property
+    def parts(self) -> tuple[LocatedPart, ...]:
+        """All parts of a data set; the data set itself is the first."""
+        assert self.dataset is not None
+        return (LocatedPart(self.dataset, self.path), *self.mixed)
 
 
 StepInputs = Mapping[str, ResolvedInput]  # by the keys of StepBase.input_names

@@ -2,12 +2,14 @@
 
 import platform
 import re
+from pathlib import Path
 
 import torch
 
 from llmopt.errors import CapabilityError, RecipeError
 from llmopt.steps.base import RunContext
 
+CPU_INFO = Path("/proc/cpuinfo")
 DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
@@ -39,5 +41,13 @@ def select_device(context: RunContext) -> torch.device:
 
 def describe_device(device: torch.device) -> dict[str, str]:
     """Says what a step was computed on, for the manifest."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _describe_processor()
     return {"device": device.type, "name": name, "threads": str(torch.get_num_threads())}
+
+
+def _describe_processor() -> str:
+    """Names what decides which kernels torch picks, and so the last bits of a result."""
+    units = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    if CPU_INFO.exists() and " amx_bf16 " in CPU_INFO.read_text():
+        units.append("AMX")
+    return " ".join(units)

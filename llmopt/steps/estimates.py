@@ -6,17 +6,15 @@ from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.sidecar_files import list_sidecars
-from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.errors import InputError
 from llmopt.steps.base import Estimate, StepInputs
 
 if TYPE_CHECKING:
     from llmopt.steps.quantize_fields import QuantizeFields
 
-DEFAULT_TOKENS = 64 * 512
 LIBRARIES_BYTES = 700_000_000  # torch, transformers and their buffers
 SOLVE_COPIES = 5  # float32 copies of a stage's weights alive in a solve: W, E, rounded, steps, cut
-HESSIAN_COPIES = 4  # sum, permuted, damped, factor
+HESSIAN_COPIES = 6  # sum, permuted, damped, flipped, factor, its transpose
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -30,10 +28,13 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
         return None
     config = checkpoint.config
     shapes = config.linear_shapes()
-    tokens = _count_tokens(inputs["data"].dataset) if "data" in inputs else 0
+    spec = inputs["data"].dataset if "data" in inputs else None
+    tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
     widest = max(config.intermediate_size, config.hidden_size)
-    activations = tokens * (2 * config.hidden_size + widest) * item_bytes
+    # float16 is computed in float32 on a CPU (docs/adr/0007); a GPU takes less.
+    activation_bytes = max(item_bytes, 4) if checkpoint.dtype == "float16" else item_bytes
+    activations = tokens * (2 * config.hidden_size + widest) * activation_bytes
     stage_weights = max(sum(_size(shapes[n]) for n in stage.layers) for stage in DECODER_STAGES)
     block_weights = sum(_size(shape) for shape in shapes.values())
     held = min(activations, int(step.activation_memory_gb * 1e9))
@@ -71,9 +72,3 @@ def _packed_bytes(scheme: QuantScheme, shape: tuple[int, int], item_bytes: int) 
     groups = out_features * scheme.num_groups(in_features)
     integer_bits = scheme.bits * (_size(shape) + groups)
     return integer_bits // 8 + groups * item_bytes + 4 * in_features
-
-
-def _count_tokens(spec: DatasetSpec | None) -> int:
-    if spec is None:
-        return DEFAULT_TOKENS
-    return (spec.samples or 64) * (spec.seq_len or 512)

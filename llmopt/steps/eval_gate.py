@@ -70,6 +70,12 @@ class EvalGate(ScoringFields):
     )
 
     @model_validator(mode="after")
+    def _check_closed(self) -> "EvalGate":
+        if self.when_unavailable == "skip":
+            raise ValueError("a gate that is skipped would pass without a look: use fail or defer")
+        return self
+
+    @model_validator(mode="after")
     def _check_sources(self) -> "EvalGate":
         if self.metrics_of is None:
             missing = [n for n in ("model", "baseline", "data") if getattr(self, n) is None]

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.data.documents import read_documents
-from llmopt.errors import IncompatibleError
+from llmopt.data.requirements import require_samples
+from llmopt.errors import IncompatibleError, InputError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, NotIdentity, StepBase, StepInputs
-from llmopt.steps.quantize_fields import MAX_PREFLIGHT_BYTES
+from llmopt.steps.base import InputRef, NotIdentity, ResolvedInput, StepBase, StepInputs
+from llmopt.steps.quantize_fields import preread
 
 AnyModelName = Annotated[str, InputRef(("checkpoint", "quantized_checkpoint"))]
 OptionalModelName = Annotated[str | None, InputRef(("checkpoint", "quantized_checkpoint"))]
@@ -54,9 +54,21 @@ class ScoringFields(StepBase):
             choose_window(self, inputs, checkpoint)
         check_same_vocabulary(opened)
         if "data" in inputs:
-            data = inputs["data"]
-            if data.path.stat().st_size <= MAX_PREFLIGHT_BYTES and data.dataset is not None:
-                read_documents(data.path, data.dataset.field)
+            check_data(inputs["data"])
+
+
+def check_data(data: ResolvedInput) -> None:
+    """Refuses data that can't be scored.
+
+    Raises:
+        InputError: A part can't be read, or a mix does not say how many documents it has.
+    """
+    assert data.dataset is not None
+    try:
+        require_samples(data.dataset)
+    except InputError as error:
+        raise InputError(f"data set {data.name}: {error.message}", remedy=error.remedy) from None
+    preread(data)
 
 
 def model_keys(inputs: StepInputs) -> list[str]:

@@ -12,13 +12,15 @@ from pydantic import JsonValue
 from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
-from llmopt.data.documents import Document, order_documents, read_documents
+from llmopt.data.documents import Document
+from llmopt.data.mixture import select_documents
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import IncompatibleError, InputError
 from llmopt.evaluate.metrics import summarise, summarise_documents
 from llmopt.evaluate.scoring import TokenScores, score_windows
 from llmopt.evaluate.windows import cut_windows
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
+from llmopt.steps.dataset_input import load_parts, name_rows
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.measure_fields import (
     ScoringFields,
@@ -75,10 +77,12 @@ def measure(step: ScoringFields, inputs: StepInputs, context: RunContext) -> Mea
     device = select_device(context)
     started = time.perf_counter()
     opened = {key: _open(inputs[key]) for key in model_keys(inputs)}
-    check_same_vocabulary(list(opened.values()))
-    max_length, stride = min(choose_window(step, inputs, c) for c in opened.values())
-    documents = _select_documents(inputs["data"])
-    ids = _encode_alike(list(opened.values()), documents, inputs["data"])
+    checkpoints = list(opened.values())
+    check_same_vocabulary(checkpoints)
+    max_length, stride = min(choose_window(step, inputs, c) for c in checkpoints)
+    tokenizers = [_load_tokenizer(checkpoint) for checkpoint in checkpoints]
+    documents = _select_documents(inputs["data"], tokenizers[-1])
+    ids = _encode_alike(checkpoints, tokenizers, documents, inputs["data"])
     windows = [
         window
         for index, document_ids in enumerate(ids)
@@ -98,8 +102,7 @@ def measure(step: ScoringFields, inputs: StepInputs, context: RunContext) -> Mea
     )
     return Measurement(
         scores,
-        # Lines alone: an artifact's bytes must not depend on where its inputs lay.
-        origins=[d.origin.removeprefix(str(inputs["data"].path)) for d in documents],
+        origins=list(name_rows(inputs["data"], documents)),
         categories=[document.category for document in documents],
         protocol={"max_length": max_length, "stride": stride},
         timings={"score_s": round(time.perf_counter() - started, 3)},
@@ -119,30 +122,33 @@ def _open(model: ResolvedInput) -> Checkpoint:
     return checkpoint
 
 
-def _select_documents(data: ResolvedInput) -> list[Document]:
+def _select_documents(data: ResolvedInput, tokenizer: DocumentTokenizer) -> list[Document]:
     assert data.dataset is not None
-    documents = read_documents(data.path, data.dataset.field)
-    wanted = data.dataset.samples
-    if wanted is None:
-        return documents
-    if wanted > len(documents):
-        raise InputError(
-            f"data set {data.name}: samples is {wanted}, but {data.path} holds "
-            f"{len(documents)} documents"
-        )
-    return order_documents(documents, data.dataset.seed)[:wanted]
+    parts = load_parts(data, tokenizer)
+    try:
+        return select_documents(parts, data.dataset)
+    except InputError as error:
+        raise InputError(f"data set {data.name}: {error.message}", remedy=error.remedy) from None
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> DocumentTokenizer:
+    return DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
 
 
 def _encode_alike(
-    checkpoints: Sequence[Checkpoint], documents: Sequence[Document], data: ResolvedInput
+    checkpoints: Sequence[Checkpoint],
+    tokenizers: Sequence[DocumentTokenizer],
+    documents: Sequence[Document],
+    data: ResolvedInput,
 ) -> list[list[int]]:
     """Encodes every document, by every model's tokenizer: they must agree to be compared."""
-    last = checkpoints[-1]
-    expected = _encode(last, documents, data)
-    for checkpoint in checkpoints[:-1]:
-        for document, found, wanted in zip(
-            documents, _encode(checkpoint, documents, data), expected, strict=True
-        ):
+    encoded = [
+        _encode(checkpoint, tokenizer, documents, data)
+        for checkpoint, tokenizer in zip(checkpoints, tokenizers, strict=True)
+    ]
+    last, expected = checkpoints[-1], encoded[-1]
+    for checkpoint, by_other in zip(checkpoints[:-1], encoded[:-1], strict=True):
+        for document, found, wanted in zip(documents, by_other, expected, strict=True):
             if found != wanted:
                 raise IncompatibleError(
                     f"the tokenizers of {checkpoint.folder} and {last.folder} give different "
@@ -153,10 +159,12 @@ def _encode_alike(
 
 
 def _encode(
-    checkpoint: Checkpoint, documents: Sequence[Document], data: ResolvedInput
+    checkpoint: Checkpoint,
+    tokenizer: DocumentTokenizer,
+    documents: Sequence[Document],
+    data: ResolvedInput,
 ) -> list[list[int]]:
     assert data.dataset is not None
-    tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
     encoded = [tokenizer.encode(document, data.dataset.template) for document in documents]
     largest = max((max(ids) for ids in encoded if ids), default=0)
     if largest >= checkpoint.config.vocab_size:

@@ -11,7 +11,6 @@ from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quantization_config import QuantFormat
-from llmopt.data.documents import read_documents
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.target import Target
@@ -20,7 +19,7 @@ from llmopt.steps.base import InputRef, NotIdentity, ResolvedInput, StepBase, St
 ModelName = Annotated[str, InputRef(("checkpoint",))]
 DataName = Annotated[str, InputRef(("dataset",))]
 OptionalDataName = Annotated[str | None, InputRef(("dataset",))]
-MAX_PREFLIGHT_BYTES = 50_000_000  # larger data sets are read when the step runs
+MAX_PREFLIGHT_BYTES = 50_000_000  # larger files are read when the step runs
 
 
 class QuantizeFields(StepBase):
@@ -112,10 +111,22 @@ def check_data(config: ModelConfig, data: ResolvedInput) -> None:
     """
     spec = data.dataset
     limit = config.max_position_embeddings
-    if spec is not None and spec.seq_len is not None and spec.seq_len > limit:
+    if spec is not None and spec.window_tokens > limit:
         raise IncompatibleError(
-            f"data set {data.name}: seq_len {spec.seq_len} exceeds the model's "
-            f"max_position_embeddings {limit}"
+            f"data set {data.name}: seq_len {spec.window_tokens} exceeds the model's "
+            f"max_position_embeddings {limit}",
+            remedy=f"set seq_len: {limit} or less in the data set",
         )
-    if spec is not None and data.path.stat().st_size <= MAX_PREFLIGHT_BYTES:
-        read_documents(data.path, spec.field)
+    if spec is not None:
+        preread(data)
+
+
+def preread(data: ResolvedInput) -> None:
+    """Reads the parts that are downloaded and not large, to find faults before any work.
+
+    Raises:
+        InputError: A part can't be read.
+    """
+    for located in data.parts:
+        if located.path.exists() and located.size_bytes() <= MAX_PREFLIGHT_BYTES:
+            located.read()

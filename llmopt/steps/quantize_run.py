@@ -12,13 +12,18 @@ from llmopt.checkpoint.quantization_config import (
     build_compressed_tensors_config,
     build_gptq_config,
 )
-from llmopt.data.calibration_windows import CalibrationWindows, build_windows
-from llmopt.data.documents import read_documents
+from llmopt.data.calibration_windows import CalibrationWindows
+from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
-from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
+from llmopt.quant.quantize_checkpoint import (
+    QuantizeJob,
+    choose_compute_dtype,
+    quantize_blocks,
+)
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.dataset_input import load_parts
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
 
@@ -51,6 +56,7 @@ def run_quantization(
             windows=windows,
             scratch=context.scratch_folder,
             device=device,
+            processor=describe_device(device)["name"],
             activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
             progress=context.progress,
         )
@@ -75,7 +81,10 @@ def run_quantization(
             "lowest_snr_layer": None if worst.snr_db is None else worst.layer,
         },
         layers=journal.errors,
-        machine=describe_device(device),
+        machine={
+            **describe_device(device),
+            "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
+        },
         degraded=_describe_raised_damp(journal.errors),
         timings={
             "prepare_s": round(prepared - started, 3),
@@ -100,9 +109,9 @@ def load_windows(checkpoint: Checkpoint, data: ResolvedInput) -> CalibrationWind
     checkpoint.require_tokenizer()
     check_data(checkpoint.config, data)
     tokenizer = DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
-    documents = read_documents(data.path, data.dataset.field)
+    parts = load_parts(data, tokenizer)
     try:
-        return build_windows(documents, tokenizer, data.dataset)
+        return build_mixed_windows(parts, tokenizer, data.dataset)
     except InputError as error:
         message = f"data set {data.name} ({data.path}): {error.message}"
         raise InputError(message, remedy=error.remedy) from None

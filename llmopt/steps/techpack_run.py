@@ -172,7 +172,7 @@ def _encode_prompt(tokenizer: DocumentTokenizer, item: TaskItem, step: EvalTechp
 
 
 def _encode_task(tokenizer: DocumentTokenizer, item: TaskItem, step: EvalTechpack) -> EncodedTask:
-    answers = [tuple(tokenizer.encode_answer(a)) for a in (item.answer, *item.distractors)]
+    answers = [tuple(tokenizer.encode_as_is(a)) for a in (item.answer, *item.distractors)]
     return EncodedTask(tuple(_encode_prompt(tokenizer, item, step)), tuple(answers))
 
 

@@ -1,6 +1,6 @@
 """All step types, as one union discriminated by `uses`. A new step is one line here."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -28,14 +28,5 @@ Step = Annotated[
 def step_types() -> dict[str, type[StepBase]]:
     """Returns every step type by the name that recipes write in `uses`."""
     return {
-        cls.model_fields["uses"].annotation.__args__[0]: cls  # type: ignore[union-attr]
-        for cls in (
-            QuantizeGptq,
-            QuantizeRtn,
-            EvalPerplexity,
-            EvalCompare,
-            EvalGate,
-            EvalTechpack,
-            EvalLmEval,
-        )
+        cls.model_fields["uses"].annotation.__args__[0]: cls for cls in get_args(get_args(Step)[0])
     }

@@ -120,7 +120,7 @@ def die_in_publish(output: Path, monkeypatch: pytest.MonkeyPatch, num_moves: int
         patch.setattr(Path, "rename", dying(Path.rename))
         patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
         try:
-            destination.publish("id")
+            destination.publish("id", print)
         except KeyboardInterrupt:
             return False
     return True
@@ -137,7 +137,7 @@ def test_an_interrupted_handover_is_completed(
         destination = FolderDestination(output)
         work = destination.open_workspace("id")
         assert Artifact.open(work).find_faults() == []  # nothing of it is lost
-        destination.publish("id")
+        destination.publish("id", print)
     assert Artifact.open(output).find_faults() == []
     assert names(output.parent) == ["out"]
 

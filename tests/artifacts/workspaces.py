@@ -27,4 +27,4 @@ def seal(work: Path, identity: str, text: str = "contents", setting: str = "") -
 def publish(destination: Destination, identity: str, text: str = "contents") -> Artifact:
     """Makes and publishes an artifact."""
     seal(destination.open_workspace(identity), identity, text)
-    return destination.publish(identity)
+    return destination.publish(identity, print)

@@ -17,7 +17,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "calibration" / "apparel-ja"
 SPLITS = ("calibration", "heldout")
-LEAST_ROWS = {"calibration": 300, "heldout": 60}
+LEAST_ROWS = {"calibration": 1000, "heldout": 200}
 LANGUAGES = {"ja", "en", "ja-en"}
 OVERLAP_LENGTH = 30
 UNIQUE_LENGTH = 8
@@ -290,6 +290,19 @@ def test_documents_are_written_not_stamped() -> None:
 def test_most_documents_are_japanese() -> None:
     share = measure_japanese()
     assert share >= 0.6, f"only {share:.1%} of the documents are Japanese"
+
+
+def test_lengths_vary() -> None:
+    figures = compute_figures(find_band)
+    documents = {band: line[0] + line[2] for band, line in figures.items()}
+    assert documents["1,500 and more"] >= 80
+    assert min(documents.values()) >= 0.1 * documents["total"], f"bands hold {documents}"
+
+
+def test_an_eighth_is_english() -> None:
+    rows = read_all_rows()
+    share = sum(row["lang"] == "en" for row in rows) / len(rows)
+    assert 0.10 <= share <= 0.15, f"{share:.1%} of the documents are English"
 
 
 @pytest.mark.parametrize("name", FIGURES)

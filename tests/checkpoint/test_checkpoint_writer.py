@@ -16,6 +16,8 @@ from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.quantization_config import QuantFormat
 from llmopt.checkpoint.streamed_model import read_packed_weight
+from llmopt.checkpoint.verification import verify_checkpoint
+from llmopt.errors import InputError
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
 from tests.models import edit_json
 from tests.quant.layers import make_options
@@ -193,6 +195,20 @@ def test_stored_copies_that_nobody_needs_are_left_out(model: Path, tmp_path: Pat
     assert "lm_head.weight" not in names
     assert not any(name.endswith("inv_freq") for name in names)
     assert "model.embed_tokens.weight" in names
+
+
+def test_a_tied_model_with_a_head_of_its_own_is_refused(model: Path, tmp_path: Path) -> None:
+    path = model / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    tensors["lm_head.weight"][5, 7] += 1
+    safetensors.torch.save_file(tensors, path)
+    edit_json(model / "config.json", tie_word_embeddings=True)
+    message = "ties the embeddings .*, but model.safetensors holds another lm_head.weight"
+    with pytest.raises(InputError, match=message):
+        quantize(model, tmp_path)
+    (fault,) = verify_checkpoint(model).faults
+    assert "another lm_head.weight" in fault
 
 
 def test_embeddings_keep_their_shape(small_gptq: Quantized) -> None:

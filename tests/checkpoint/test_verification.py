@@ -79,6 +79,33 @@ def test_group_index_is_checked(gptq: Quantized, column: int, group: int, fault:
     assert verify_checkpoint(gptq.folder).faults == [f"{LAYER}: {fault}"]
 
 
+@pytest.mark.parametrize("shape", [[64, 60], [-1, 64], [128, 64]])
+def test_stored_shape_is_checked(model: Path, tmp_path: Path, shape: list[int]) -> None:
+    folder = quantize(model, tmp_path, quant_format="compressed-tensors").folder
+    name = "model.layers.1.self_attn.o_proj"
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[f"{name}.weight_shape"] = torch.tensor(shape)
+
+    spoil(folder, change)
+    (fault,) = verify_checkpoint(folder).faults
+    assert fault.startswith(f"{name}: weight_shape is {shape}, config.json says [")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("{", "quantize_config.json is not valid JSON"),
+        ('{"bits": 8}', "quantize_config.json and config.json's quantization_config differ in"),
+    ],
+)
+def test_second_config_is_checked(gptq: Quantized, text: str, fault: str) -> None:
+    (gptq.folder / "quantize_config.json").write_text(text)
+    faults = verify_checkpoint(gptq.folder).faults
+    assert faults
+    assert all(found.startswith(fault) for found in faults)
+
+
 def test_group_that_holds_too_many_columns(model: Path, tmp_path: Path) -> None:
     result = quantize(model, tmp_path, options=make_options(order="desc_act"))
 

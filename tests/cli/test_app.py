@@ -16,6 +16,7 @@ from llmopt.steps.union import step_types
 from tests.cli.conftest import RunHere
 from tests.conftest import RunCli
 from tests.models import REPOSITORY
+from tests.report.artifacts import write_run
 
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "datasets"}
 LIST_MODULES = """
@@ -35,14 +36,21 @@ print(*sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
         ["validate", "recipes/quickstart.yaml"],
         ["plan", "recipes/quickstart.yaml", "--store", "STORE"],
         ["schema"],
+        ["calibration", "lint", "apparel-ja"],
+        ["calibration", "stats", "apparel-ja"],
         ["store", "ls", "--store", "STORE"],
+        ["report", "RUN", "-o", "STORE.html"],
+        ["diff", "RUN/quantize", "RUN/gate"],
     ],
     ids=" ".join,
 )
 def test_only_work_loads_heavy_libraries(tmp_path: Path, arguments: list[str]) -> None:
-    store = str(tmp_path / "store")
+    write_run(tmp_path / "run")
+    places = {"STORE": str(tmp_path / "store"), "RUN": str(tmp_path / "run")}
+    for word, place in places.items():
+        arguments = [argument.replace(word, place) for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-c", LIST_MODULES, *(store if a == "STORE" else a for a in arguments)],
+        [sys.executable, "-c", LIST_MODULES, *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -50,7 +58,7 @@ def test_only_work_loads_heavy_libraries(tmp_path: Path, arguments: list[str]) -
     )
     loaded = set(done.stderr.splitlines()[-1].split())
     assert "typer" in loaded
-    assert not loaded & HEAVY
+    assert not loaded & {*HEAVY, "matplotlib"}
 
 
 def test_the_version_is_the_packages(run_cli: RunCli) -> None:
@@ -80,7 +88,12 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
     [
         (("quantize", "gptq"), step_types()["quantize.gptq"], {"model", "data"}),
         (("quantize", "rtn"), step_types()["quantize.rtn"], {"model", "data"}),
-        (("quantize", "gptq"), DatasetSpec, {"set", "path"}),
+        (("quantize", "gptq"), DatasetSpec, {"set", "path", "hf", "revision", "mix", "require"}),
+        (
+            ("calibration", "build"),
+            DatasetSpec,
+            {"set", "path", "hf", "revision", "mix", "require"},
+        ),
         (("eval",), EvalPerplexity, {"model", "data", "baseline"}),
     ],
 )

@@ -210,7 +210,7 @@ def test_data_that_can_not_be_used(
         (["--seq-len", "512"], 7, ["seq_len 512 exceeds the model's max_position_embeddings 256"]),
         (["--device", "banana"], 2, ["--device banana: allowed are auto, cpu, cuda and cuda:N"]),
         (["--data", "nowhere.jsonl"], 8, ["data set file nowhere.jsonl does not exist"]),
-        (["--data", "data.docx"], 8, ["data.docx is neither .jsonl nor .txt"]),
+        (["--data", "data.docx"], 8, ["data.docx is of no kind that can be read", ".parquet"]),
         (["--store", "file"], 8, ["file can't be made: File exists", "--store"]),
         (["-o", "file"], 2, ["file is a file", "→ name a folder with -o"]),
         (["-o", "."], 2, ["is the working directory", "→ name a folder below it"]),
@@ -331,3 +331,23 @@ def test_a_models_own_code_is_not_run(
     assert not marker.exists()
     assert json.loads((tmp_path / "o" / "manifest.json").read_text(encoding="utf-8"))["files"]
     assert not (tmp_path / "o" / "evil.py").exists()
+
+
+def test_a_default_window_that_is_longer_than_the_model(
+    run_cli: RunCli, tmp_path: Path, random_model: Path
+) -> None:
+    done = run_cli("quantize", "gptq", random_model, "--samples", "2", "-o", "q")
+    assert done.returncode == 7
+    assert "seq_len 512 exceeds the model's max_position_embeddings 256" in done.stderr
+    assert "→ set seq_len: 256 or less in the data set" in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
+def test_a_folder_that_is_no_store_is_left_alone(run_cli: RunCli, tmp_path: Path) -> None:
+    mine = tmp_path / "victim" / "artifacts" / "my-results"
+    mine.mkdir(parents=True)
+    for command in (("store", "gc"), ("store", "ls")):
+        done = run_cli(*command, "--store", tmp_path / "victim")
+        assert done.returncode == 8
+        assert "is no store of llmopt" in done.stderr
+    assert mine.exists()

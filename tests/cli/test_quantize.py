@@ -68,7 +68,10 @@ def test_data_defaults_to_the_shipped_set(run_here: RunHere, random_model: Path)
     assert "set: apparel-ja" in printed
     unknown = run_here("quantize", "gptq", random_model, "--data", "apparel-jp", "-o", "q")
     assert unknown.returncode == 8
-    assert "no shipped data set 'apparel-jp'; shipped: apparel-ja" in unknown.stderr
+    assert (
+        "no shipped data set 'apparel-jp'; shipped: apparel-ja, general-en, general-ja"
+        in unknown.stderr
+    )
 
 
 @pytest.mark.parametrize("content", ["file", "other step"])

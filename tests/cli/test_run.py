@@ -47,6 +47,7 @@ def test_a_run_ends_with_a_summary_on_stdout(run_here: RunHere, recipe: Path) ->
     for words in ("x less than", "KL 0.", "perplexity ", "out/small/gate", "next: llmopt verify"):
         assert words in done.stdout
     assert "✓" not in done.stdout
+    assert done.stdout.endswith("      llmopt report out/small\n")
     again = run_here("run", recipe)
     assert "✓ quantize: in the store" in again.stderr
     quiet = run_here("run", recipe, "--quiet")

@@ -107,11 +107,34 @@ def test_each_document_of_a_window_begins_with_bos(documents: Path) -> None:
     assert (ids == BOS).sum() == len(read)
 
 
-def test_without_bos_documents_end_with_eos(tmp_path: Path, documents: Path) -> None:
+@pytest.fixture(scope="module")
+def without_bos(tmp_path_factory: pytest.TempPathFactory) -> DocumentTokenizer:
+    """A tokenizer that adds no BOS."""
+    folder = tmp_path_factory.mktemp("tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(TINY_MODEL / name, tmp_path / name)
-    edit_json(tmp_path / "tokenizer.json", post_processor=None)
-    tokenizer = DocumentTokenizer(tmp_path)
+        shutil.copyfile(TINY_MODEL / name, folder / name)
+    edit_json(folder / "tokenizer.json", post_processor=None)
+    return DocumentTokenizer(folder)
+
+
+@given(texts=some_texts, seq_len=st.integers(2, 40), seed=st.integers(0, 3))
+def test_separators_part_all_documents_and_no_token_is_lost(
+    without_bos: DocumentTokenizer, texts: list[str], seq_len: int, seed: int
+) -> None:
+    documents = make_documents(texts)
+    ordered = order_documents(documents, seed)
+    stream = [token for d in ordered for token in [*without_bos.encode(d), EOS]]
+    num_windows = len(stream) // seq_len
+    assume(num_windows)
+    windows = build_windows(documents, without_bos, make_spec(num_windows, seq_len, seed=seed))
+    assert windows.ids_NT.ravel().tolist() == stream[: num_windows * seq_len]
+    assert windows.ids_NT.shape == (num_windows, seq_len)
+
+
+def test_without_bos_documents_end_with_eos(
+    without_bos: DocumentTokenizer, documents: Path
+) -> None:
+    tokenizer = without_bos
     read = read_documents(documents)[:5]
     total = sum(len(tokenizer.encode(document)) + 1 for document in read)
     ids = build_windows(read, tokenizer, make_spec(1, total)).ids_NT[0]

@@ -28,14 +28,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("split", "at_least"), [("calibration", 300), ("heldout", 60)])
 def test_the_shipped_set_is_found_from_anywhere(tmp_path: Path, split: str, at_least: int) -> None:
-    assert list_shipped_sets() == ["apparel-ja"]
+    assert list_shipped_sets() == ["apparel-ja", "general-en", "general-ja"]
     path = DatasetSpec(set="apparel-ja", split=split).locate(tmp_path)
     assert len(read_documents(path)) >= at_least
 
 
 @pytest.mark.parametrize("name", ["apparel", "../apparel-ja", "", "apparel-ja/../apparel-ja"])
 def test_a_set_that_is_not_shipped_is_answered_with_those_that_are(name: str) -> None:
-    with pytest.raises(InputError, match=r"no shipped data set '.*'; shipped: apparel-ja"):
+    with pytest.raises(
+        InputError, match=r"no shipped data set '.*'; shipped: apparel-ja, general-en, general-ja"
+    ):
         DatasetSpec(set=name).locate(Path())
 
 

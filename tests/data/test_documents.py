@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmopt.data.documents import UNCATEGORISED, Document, order_documents, read_documents
+from llmopt.data.documents import (
+    UNCATEGORISED,
+    Document,
+    order_documents,
+    order_indices,
+    read_documents,
+)
 from llmopt.errors import InputError
 
 TURNS = [{"role": "user", "content": "綿100%ですか"}, {"role": "assistant", "content": "はい"}]
@@ -101,7 +109,9 @@ def test_other_encodings_are_refused_with_the_way_to_convert(tmp_path: Path, enc
 
 
 def test_unknown_kinds_of_file_and_missing_ones_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"d\.docx is neither \.jsonl nor \.txt"):
+    with pytest.raises(
+        InputError, match=r"d\.docx is of no kind that can be read; allowed: \.jsonl,"
+    ):
         read_documents(write(tmp_path, [{"text": "a"}], "d.docx"))
     with pytest.raises(InputError, match=r"nowhere\.jsonl does not exist"):
         read_documents(tmp_path / "nowhere.jsonl")
@@ -119,6 +129,16 @@ def test_unknown_kinds_of_file_and_missing_ones_are_refused(tmp_path: Path) -> N
 def test_a_seeds_order_never_changes(seed: int, order: list[int]) -> None:
     documents = [Document(str(index), "c", text=str(index)) for index in range(10)]
     assert [int(document.origin) for document in order_documents(documents, seed)] == order
+
+
+@given(count=st.integers(0, 300), seed=st.integers(0, 2**64))
+def test_an_order_is_a_permutation_of_count_and_seed_alone(count: int, seed: int) -> None:
+    order = order_indices(count, seed)
+    assert sorted(order) == list(range(count))
+    documents = [Document(str(index), "c", text="") for index in range(count)]
+    assert [int(d.origin) for d in order_documents(documents, seed)] == order
+    # Documents that are added later leave the order of those before as it was.
+    assert [index for index in order_indices(count + 5, seed) if index < count] == order
 
 
 def test_an_order_holds_every_document_once() -> None:

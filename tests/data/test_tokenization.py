@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,23 @@ def test_documents_longer_than_the_model_are_encoded_whole(
     assert len(tiny_tokenizer.encode(long)) > 2000
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer.json", {"pre_tokenizer": {"type": "FromTheFuture"}}),
+        ("config.json", {"rms_norm_eps": "bfloat16"}),
+    ],
+    ids=["newer than the library", "config"],
+)
+def test_files_that_the_libraries_refuse_are_input_errors(
+    random_model: Path, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+    edit_json(folder / file, **changes)
+    with pytest.raises(InputError, match=r"the tokenizer of .*model can't be loaded: "):
+        DocumentTokenizer(folder)
+
+
 def test_a_folder_without_a_tokenizer_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
     with pytest.raises(InputError, match=r"the tokenizer of .* can't be loaded"):
@@ -162,7 +180,7 @@ def test_a_prompt_ends_where_the_answer_begins(tiny_tokenizer: DocumentTokenizer
     ids = tiny_tokenizer.encode_prompt(QUESTION)
     assert ids.count(BOS) == 1
     assert tiny_tokenizer.decode(ids).endswith("綿100%ですか<|end|>\n<|assistant|>\n")
-    answer = tiny_tokenizer.encode_answer("はい、綿100%です")
+    answer = tiny_tokenizer.encode_as_is("はい、綿100%です")
     assert BOS not in answer
     whole = tiny_tokenizer.encode(CHAT, "chat")
     assert whole[: len(ids) + len(answer)] == ids + answer

@@ -2,6 +2,8 @@
 
 import random
 import signal
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -14,12 +16,12 @@ from tests.e2e.workplace import NUM_BLOCKS, Job, Workplace, hand_job, recipe_job
 SEED = 5
 
 
-def choose_moments(reference: Reference) -> list[Moment]:
-    """Chooses ten moments, from the first import to the last rename, seeded."""
+def choose_moments(reference: Reference) -> Iterator[Moment]:
+    """Yields ten moments, from the first import to the last rename, then any, all seeded."""
     rng = random.Random(SEED)  # noqa: S311
     load_s, block_s = reference.load_s, reference.block_s
     blocks = sorted(rng.sample(range(1, NUM_BLOCKS), 5))
-    return [
+    yield from (
         Moment("loading", delay_s=rng.random() * load_s),
         Moment("block", blocks[0]),  # at once: just after the journal changed
         Moment("block", blocks[1], rng.random() * block_s),
@@ -30,7 +32,9 @@ def choose_moments(reference: Reference) -> list[Moment]:
         Moment("merge"),
         Moment("seal"),
         Moment("publication"),
-    ]
+    )
+    while True:
+        yield Moment("block", rng.randrange(1, NUM_BLOCKS), rng.random() * block_s)
 
 
 def kill_and_check(place: Workplace, job: Job, moment: Moment) -> bool:
@@ -48,24 +52,25 @@ def kill_and_check(place: Workplace, job: Job, moment: Moment) -> bool:
     return code != 0
 
 
-def kill_chain(place: Workplace, job: Job, moments: list[Moment]) -> int:
-    """Kills one run after another at the moments, then lets the last one finish.
+def kill_chain(place: Workplace, job: Job, moments: Iterable[Moment], wanted: int) -> None:
+    """Kills one run after another until so many are dead, then lets the last one finish.
 
-    Returns:
-        How many runs were killed; those that were faster than their killer do not count.
+    Runs that were faster than their killer do not count.
     """
     num_killed = 0
-    for moment in moments:
+    for moment in islice(moments, 3 * wanted):
         if kill_and_check(place, job, moment):
             num_killed += 1
         else:
             place.clear()
+        if num_killed == wanted:
+            break
+    assert num_killed == wanted, "too many runs were faster than their killer"
     if not (place.folder / job.artifact / "manifest.json").exists():
         note = place.expect_note(job)
         code, stderr = place.run(*job.arguments)
         assert code == 0, stderr
         assert note is None or note in stderr
-    return num_killed
 
 
 def test_killed_three_times(place: Workplace, reference: Reference) -> None:
@@ -76,14 +81,14 @@ def test_killed_three_times(place: Workplace, reference: Reference) -> None:
         Moment("block", 4, rng.random() * reference.block_s),
     ]
     job = recipe_job()
-    assert kill_chain(place, job, moments) == 3
+    kill_chain(place, job, moments, 3)
     assert read_payload(place.folder / job.artifact) == reference.payload
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("job", [recipe_job(), hand_job()], ids=["run", "by hand"])
 def test_killed_ten_times(place: Workplace, job: Job, reference: Reference) -> None:
-    assert kill_chain(place, job, choose_moments(reference)) >= 7
+    kill_chain(place, job, choose_moments(reference), 10)
     assert read_payload(place.folder / job.artifact) == reference.payload
 
 
@@ -107,6 +112,6 @@ def test_killed_with_other_settings(
         place.write_recipe(**settings)
     code, stderr = whole.run(*job.arguments)
     assert code == 0, stderr
-    assert kill_chain(killed, job, choose_moments(reference)[1::2]) >= 3
+    kill_chain(killed, job, islice(choose_moments(reference), 1, None, 2), 4)
     expected = read_payload(whole.folder / job.artifact)
     assert read_payload(killed.folder / job.artifact) == expected

@@ -91,6 +91,7 @@ def quantize(
             windows=windows or make_windows(),
             scratch=folder / "scratch",
             device=torch.device("cpu"),
+            processor="here",
             activation_budget_bytes=budget_bytes,
             progress=progress or SilentProgress(),
         )

@@ -22,20 +22,20 @@ def record_block(journal: Journal, block: int) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The scratch of a run that finished two blocks."""
-    journal = Journal(tmp_path / "scratch", MACHINE)
+    journal = Journal(tmp_path / "scratch", MACHINE, num_threads=1)
     for block in range(2):
         record_block(journal, block)
     return tmp_path / "scratch"
 
 
 def test_new_folder_is_empty_and_whole(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "deep" / "scratch", MACHINE)
+    journal = Journal(tmp_path / "deep" / "scratch", MACHINE, num_threads=1)
     assert (journal.num_done, journal.errors, journal.damage) == (0, [], None)
     assert journal.packed_tensors() == {}
 
 
 def test_next_run_finds_what_was_recorded(folder: Path) -> None:
-    journal = Journal(folder, MACHINE)
+    journal = Journal(folder, MACHINE, num_threads=1)
     assert journal.damage is None
     assert journal.num_done == 2
     assert [(error.layer, error.loss) for error in journal.errors] == [
@@ -47,7 +47,7 @@ def test_next_run_finds_what_was_recorded(folder: Path) -> None:
 
 
 def test_data_comes_back_in_the_batches_order(folder: Path) -> None:
-    hidden = Journal(folder, MACHINE).read_hidden()
+    hidden = Journal(folder, MACHINE, num_threads=1).read_hidden()
     assert [float(batch[0, 0]) for batch in hidden] == [10.0 + batch for batch in range(11)]
 
 
@@ -62,18 +62,18 @@ def test_only_the_newest_data_is_kept(folder: Path) -> None:
 
 
 def test_goes_on_after_what_was_recorded(folder: Path) -> None:
-    record_block(Journal(folder, MACHINE), 2)
-    journal = Journal(folder, MACHINE)
+    record_block(Journal(folder, MACHINE, num_threads=1), 2)
+    journal = Journal(folder, MACHINE, num_threads=1)
     assert journal.num_done == 3
     assert list(journal.packed_tensors()) == ["block.0.q", "block.1.q", "block.2.q"]
     assert float(next(journal.read_hidden())[0, 0]) == 20
 
 
 def test_without_data_no_data_is_kept(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, MACHINE)
+    journal = Journal(tmp_path, MACHINE, num_threads=1)
     journal.record({"q": torch.ones(1)}, [], None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["block-00000.safetensors", "journal.json"]
-    assert Journal(tmp_path, MACHINE).num_done == 1
+    assert Journal(tmp_path, MACHINE, num_threads=1).num_done == 1
 
 
 def test_files_that_the_journal_does_not_name_do_not_count(folder: Path) -> None:
@@ -81,10 +81,10 @@ def test_files_that_the_journal_does_not_name_do_not_count(folder: Path) -> None
     (folder / "block-00002.safetensors").write_bytes(b"half a fi")
     (folder / "hidden-00003.safetensors").write_bytes(b"")
     (folder / "block-00002.tmp").write_bytes(b"half")
-    journal = Journal(folder, MACHINE)
+    journal = Journal(folder, MACHINE, num_threads=1)
     assert (journal.num_done, journal.damage) == (2, None)
     record_block(journal, 2)
-    assert Journal(folder, MACHINE).num_done == 3
+    assert Journal(folder, MACHINE, num_threads=1).num_done == 3
 
 
 @pytest.mark.parametrize("name", ["block-00000.safetensors", "hidden-00002.safetensors"])
@@ -106,7 +106,7 @@ def test_damaged_work_is_thrown_away(folder: Path, name: str, harm: str, fault: 
     else:
         content[-1] ^= 1
         path.write_bytes(content)
-    journal = Journal(folder, MACHINE)
+    journal = Journal(folder, MACHINE, num_threads=1)
     assert re.fullmatch(f"{name} {fault}", str(journal.damage))
     assert (journal.num_done, journal.errors) == (0, [])
     assert list(folder.iterdir()) == []
@@ -115,7 +115,7 @@ def test_damaged_work_is_thrown_away(folder: Path, name: str, harm: str, fault: 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"num_done": 2}', '{"num_done": "two"}'])
 def test_torn_journal_is_thrown_away(folder: Path, text: str) -> None:
     (folder / "journal.json").write_text(text)
-    journal = Journal(folder, MACHINE)
+    journal = Journal(folder, MACHINE, num_threads=1)
     assert journal.damage == "journal.json is torn or of another version"
     assert journal.num_done == 0
     assert list(folder.iterdir()) == []
@@ -127,7 +127,7 @@ def test_journal_vouches_for_every_file(folder: Path) -> None:
 
 
 def test_work_of_another_machine_is_not_gone_on_with(folder: Path) -> None:
-    journal = Journal(folder, {**MACHINE, "device": "cuda"})
+    journal = Journal(folder, {**MACHINE, "device": "cuda"}, num_threads=1)
     assert journal.num_done == 0
     assert journal.damage is not None
     assert "cuda" in journal.damage

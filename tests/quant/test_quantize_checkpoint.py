@@ -264,6 +264,21 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert again.started == ("quantising blocks", 3, done)
 
 
+def test_interrupted_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path) -> None:
+    """The number of threads decides the last bits of a product, so of an integer, too."""
+    model = make_small_model(tmp_path / "model", num_hidden_layers=3)
+    torch.set_num_threads(2)
+    whole = quantize(model, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        quantize(model, tmp_path / "cut", progress=InterruptingProgress(advances=1))
+    torch.set_num_threads(1)
+    again = InterruptingProgress()
+    resumed = quantize(model, tmp_path / "cut", progress=again)
+    assert torch.get_num_threads() == 2
+    assert again.notes == ["going on with 2 CPU threads, as it began", "resumed: 1 of 3 blocks"]
+    assert read_files(resumed.folder) == read_files(whole.folder)
+
+
 def test_damaged_work_is_thrown_away_and_done_again(model: Path, tmp_path: Path) -> None:
     whole = quantize(model, tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
@@ -293,6 +308,7 @@ def round_without_data(model: Path, scratch: Path) -> Journal:
             windows=None,
             scratch=scratch,
             device=torch.device("cpu"),
+            processor="here",
             activation_budget_bytes=0,
             progress=SilentProgress(),
         )

@@ -1,6 +1,7 @@
 """Runs of whole recipes on a random model: gates, resuming, what is kept and what is not."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from llmopt.artifacts.manifest import MANIFEST_NAME
+from llmopt.artifacts.store import StoreEntry
 from llmopt.errors import CapabilityError, GateFailed, InputError, RecipeError
+from llmopt.recipe.execute import RunSettings, run_plan
 from tests.models import make_model
 from tests.recipe.harness import (
     EVALUATE,
@@ -17,6 +20,7 @@ from tests.recipe.harness import (
     GPTQ,
     QUANTIZE,
     Data,
+    Listener,
     Workplace,
     make_recipe,
     write_recipe,
@@ -162,6 +166,83 @@ def test_force_makes_a_step_anew(workplace: Workplace, recipe: Data) -> None:
     assert after.identity == before.identity
 
 
+def test_a_gate_does_not_pass_bytes_that_it_never_measured(
+    workplace: Workplace, recipe: Data
+) -> None:
+    """The same identity can be made with other bytes: forced, with other threads, elsewhere."""
+    recipe["steps"] = {"quantize": GPTQ, "gate": GATE}
+    first = workplace.run(recipe).artifacts["quantize"].manifest.content_digest
+    torch.set_num_threads(2)
+    plan = workplace.plan(recipe, force=("quantize",))
+    settings = RunSettings("cpu", threads=None, output_root=workplace.links)
+    workplace.listener = Listener()
+    result = run_plan(plan, workplace.store, workplace.store, settings, workplace.listener)
+    second = result.artifacts["quantize"].manifest.content_digest
+    assert second != first, "the two runs gave the same bytes: the test shows nothing"
+    assert workplace.listener.steps("step_started") == ["quantize", "gate"]
+    assert result.artifacts["gate"].manifest.inputs["model"].content == second
+    workplace.run(recipe)
+    assert workplace.listener.steps("step_cached") == ["quantize", "gate"]
+
+
+def test_a_plan_sees_that_an_artifact_came_out_otherwise(
+    workplace: Workplace, recipe: Data
+) -> None:
+    path = workplace.run(recipe, until="gate").artifacts["gate"].path / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["inputs"]["model"]["content"] = "0" * 64
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    states = workplace.states(recipe, until="gate")
+    assert states["gate"] == "quantize was made anew and came out otherwise"
+    workplace.run(recipe, until="gate")
+    assert workplace.listener.steps("step_started") == ["gate"]
+
+
+def test_a_forced_run_that_was_stopped_goes_on(
+    workplace: Workplace, recipe: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe["steps"] = {"quantize": GPTQ}
+    whole = workplace.run(recipe).artifacts["quantize"].manifest.content_digest
+
+    def stop(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.recipe.harness.Listener.advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            workplace.run(recipe, force=("quantize",))
+    resumed = workplace.run(recipe, force=("quantize",)).artifacts["quantize"]
+    assert workplace.listener.notes == ["resumed: 1 of 3 blocks"]
+    assert resumed.manifest.content_digest == whole
+
+
+def test_a_part_that_holds_no_step_is_refused(workplace: Workplace, recipe: Data) -> None:
+    with pytest.raises(RecipeError, match="--from gate --until quantize: no step lies between"):
+        workplace.plan(recipe, start="gate", until="quantize")
+    with pytest.raises(RecipeError, match="--force gate: --from and --until leave that step out"):
+        workplace.plan(recipe, until="quantize", force=("gate",))
+
+
+def test_an_artifact_that_is_read_is_not_removed(workplace: Workplace, recipe: Data) -> None:
+    """`store gc` of another process, while a run is in a step that reads the artifact."""
+    freed: list[list[StoreEntry]] = []
+
+    class Collecting(Listener):
+        def event(self, name: str, **fields: Any) -> None:
+            super().event(name, **fields)
+            if name == "step_started" and fields["step"] == "gate":
+                (workplace.links / "small" / "quantize").unlink()  # as another run's relink does
+                freed.append(workplace.store.collect_garbage(dry_run=False))
+
+    plan = workplace.plan(recipe, until="gate")
+    settings = RunSettings("cpu", threads=1, output_root=workplace.links)
+    run_plan(plan, workplace.store, workplace.store, settings, Collecting())
+    assert freed == [[]]
+    assert [e.identity for e in workplace.store.collect_garbage(dry_run=False)] == [
+        plan.steps[0].identity
+    ]
+
+
 def test_force_does_not_go_on_from_unfinished_work(workplace: Workplace, recipe: Data) -> None:
     identity = workplace.plan(recipe).steps[0].identity
     scratch = workplace.store.open_workspace(identity) / ".scratch"
@@ -254,20 +335,32 @@ def test_an_unavailable_device_fails_by_default(workplace: Workplace, recipe: Da
 
 
 @needs_no_gpu
-@pytest.mark.parametrize(("policy", "deferred"), [("defer", True), ("skip", False)])
-def test_an_unavailable_step_takes_its_dependents_with_it(
-    workplace: Workplace, recipe: Data, policy: str, deferred: bool
-) -> None:
+def test_a_deferred_step_takes_its_dependents_with_it(workplace: Workplace, recipe: Data) -> None:
     workplace.run(recipe, until="quantize")
-    recipe["steps"]["gate"] = {**GATE, "when_unavailable": policy}
+    recipe["steps"]["gate"] = {**GATE, "when_unavailable": "defer"}
     result = workplace.run(recipe, device="cuda")
-    assert result.has_deferred is deferred
+    assert result.has_deferred
     assert list(result.artifacts) == ["quantize"]
     assert "sees no GPU" in result.unavailable["gate"]
     # perplexity waits for the gate alone, and a gate that was not judged lets nothing through.
     assert result.unavailable["perplexity"] == "waits for gate, which did not run"
     assert len(workplace.stored()) == 1
     assert list(workplace.run(recipe).artifacts) == ["quantize", "gate", "perplexity"]
+
+
+@needs_no_gpu
+def test_a_skipped_step_is_not_deferred(workplace: Workplace, recipe: Data) -> None:
+    workplace.run(recipe, until="gate")
+    recipe["steps"]["perplexity"]["when_unavailable"] = "skip"
+    result = workplace.run(recipe, device="cuda")
+    assert not result.has_deferred
+    assert "sees no GPU" in result.unavailable["perplexity"]
+
+
+def test_a_gate_may_not_be_skipped(workplace: Workplace, recipe: Data) -> None:
+    recipe["steps"]["gate"] = {**GATE, "when_unavailable": "skip"}
+    with pytest.raises(RecipeError, match="a gate that is skipped would pass without a look"):
+        workplace.run(recipe)
 
 
 @pytest.mark.parametrize("device", ["banana", "meta", "mps", "cuda:x", ""])

@@ -143,9 +143,79 @@ def test_the_recipe_itself_is_valid(tmp_path: Path) -> None:
         (
             "path: d.jsonl",
             "path: d.jsonl, set: a",
-            "7:3: datasets.calibration: give exactly one of set and path",
+            "7:3: datasets.calibration: give exactly one of set, path and hf",
         ),
-        ("path: d.jsonl, ", "", "7:3: datasets.calibration: give exactly one of set and path"),
+        ("path: d.jsonl, ", "", "7:3: datasets.calibration: give exactly one of set, path and hf"),
+        (
+            "path: d.jsonl",
+            "path: d.jsonl, hf: org/d, revision: main",
+            "7:3: datasets.calibration: give exactly one of set, path and hf (given: ['path', 'hf'",
+        ),
+        (
+            "path: d.jsonl",
+            "hf: org/d",
+            "7:3: datasets.calibration: hf: org/d wants a revision: a commit, a tag or a branch",
+        ),
+        (
+            "path: d.jsonl",
+            "hf: d, revision: main",
+            "7:17: datasets.calibration.hf: String should match pattern",
+        ),
+        (
+            "path: d.jsonl",
+            "set: apparel-ja, revision: main",
+            "7:3: datasets.calibration: revision 'main' is for hf; set has none",
+        ),
+        (
+            "path: d.jsonl",
+            "path: d.jsonl, split: heldout",
+            "7:3: datasets.calibration: split 'heldout' is for set and hf; path names one file",
+        ),
+        (
+            "samples: 8",
+            "mix: [{set: a, weight: 0.5}, {path: b.csv, weight: 0.5}]",
+            "7:3: datasets.calibration: the weights of mix sum to 1; they must stay below 1",
+        ),
+        (
+            "samples: 8",
+            "samples: 8, mix: [{path: b.csv, weight: 0.05}]",
+            "7:3: datasets.calibration: of 8 samples, b.csv would get none by the weights of mix",
+        ),
+        (
+            "samples: 8",
+            "mix: [{path: b.csv, weight: 1.5}]",
+            "7:52: datasets.calibration.mix.0.weight: Input should be less than 1 (received 1.5)",
+        ),
+        (
+            "samples: 8",
+            "mix: [{path: b.csv}]",
+            "7:38: 'datasets.calibration.mix.0.weight' is missing",
+        ),
+        (
+            "samples: 8",
+            "mix: [{path: b.csv, weight: 0.5, feild: x}]",
+            "7:65: unknown key 'datasets.calibration.mix.0.feild'; did you mean 'field'?",
+        ),
+        (
+            "samples: 8",
+            "mix: [{path: b.csv, set: a, weight: 0.5}]",
+            "7:38: datasets.calibration.mix.0: give exactly one of set, path and hf",
+        ),
+        (
+            "samples: 8",
+            "require: {min_row: 8}",
+            "7:42: unknown key 'datasets.calibration.require.min_row'; did you mean 'min_rows'?",
+        ),
+        (
+            "samples: 8",
+            "require: {min_japanese_share: 60}",
+            "7:42: datasets.calibration.require.min_japanese_share: Input should be less than or",
+        ),
+        (
+            "samples: 8",
+            "require: {max_overlap: {heldout: 10}}",
+            "7:32: datasets.calibration.require: max_overlap.heldout is a share from 0 to 1, not",
+        ),
         (
             "hf: org/model",
             "hf: org/model, path: ./m",

@@ -1,5 +1,6 @@
 """Where models come from, and what names their contents."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from llmopt.artifacts.digest import FileHasher
+from llmopt.artifacts.hub_snapshot import fetch_snapshot
 from llmopt.errors import InputError
 from llmopt.recipe.recipe import SourceSpec
-from llmopt.recipe.sources import digest_model_folder, locate_source
+from llmopt.recipe.sources import digest_model_folder, hub_model, locate_source
 from tests.models import edit_json
 
 
@@ -36,7 +38,7 @@ def test_short_forms(text: str, path: str | None, hf: str | None, revision: str 
 
 def test_a_missing_folder_is_named_with_the_way_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model folder .*nowhere does not exist") as caught:
-        locate_source(SourceSpec(path="nowhere"), tmp_path, download=True)
+        locate_source(SourceSpec(path="nowhere"), tmp_path)
     assert caught.value.remedy is not None
     assert "org/model" in caught.value.remedy
 
@@ -44,9 +46,29 @@ def test_a_missing_folder_is_named_with_the_way_to_write_one(tmp_path: Path) -> 
 def test_a_hub_model_that_is_not_cached_is_an_input_error_offline(tmp_path: Path) -> None:
     assert HF_HUB_OFFLINE
     spec = SourceSpec(hf="llmopt-tests/no-such-model")
-    assert not locate_source(spec, tmp_path, download=False).exists()
+    assert not locate_source(spec, tmp_path).exists()
     with pytest.raises(InputError, match="no-such-model@main is not in the local cache"):
-        locate_source(spec, tmp_path, download=True)
+        fetch_snapshot(hub_model(spec), FileHasher(None))
+
+
+def test_a_download_that_was_cut_is_taken_up_again(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot that lacks a shard is no model yet."""
+    commit = "a" * 40
+    cache = tmp_path / "models--org--model"
+    snapshot = Path(shutil.copytree(random_model, cache / "snapshots" / commit))
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = SourceSpec(hf="org/model", revision="main")
+    assert locate_source(spec, tmp_path) == snapshot
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not locate_source(spec, tmp_path).exists()
+    (snapshot / "model.safetensors.index.json").unlink()
+    (snapshot / "config.json").unlink()
+    assert not locate_source(spec, tmp_path).exists()
 
 
 def test_a_folders_digest_follows_contents_not_place(random_model: Path, tmp_path: Path) -> None:
