@@ -9,7 +9,7 @@ import torch
 from llmopt.artifacts.files import format_bytes
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
-from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
+from llmopt.checkpoint.streamed_model import EMBEDDINGS, StreamedModel, require_equal_head
 from llmopt.errors import ResourceError
 
 LOGITS_COPIES = 2  # as the head gives them, and in float32
@@ -24,16 +24,17 @@ def load_resident_model(checkpoint: Checkpoint, device: torch.device, dtype: tor
         dtype: What weights and activations are cast to.
 
     Raises:
-        InputError: A weight is NaN or infinite, or transformers rejects the config.
+        InputError: A weight is NaN or infinite, the config ties embeddings that differ, or
+            transformers rejects it.
     """
+    require_equal_head(checkpoint)
     streamed = StreamedModel(checkpoint, device, dtype)
     shell = streamed.build_shell()
     for block in range(streamed.num_blocks):
         shell.model.layers[block] = streamed.load_block(block)
     outer = {name: streamed.read_weight(name) for name in checkpoint.config.outer_shapes()}
     if checkpoint.config.tie_word_embeddings:
-        require_equal_head(checkpoint)
-        outer["lm_head.weight"] = outer["model.embed_tokens.weight"]
+        outer["lm_head.weight"] = outer[EMBEDDINGS]
     shell.load_state_dict(outer, assign=True, strict=False)
     shell.model.rotary_emb = streamed.build_rotary()
     return shell.requires_grad_(requires_grad=False)

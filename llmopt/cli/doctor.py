@@ -53,7 +53,7 @@ ENVIRONMENTS = (
 
 def examine_machine() -> list[Finding]:
     """Looks at everything, in the order in which it is printed."""
-    tests = (_find_environment(*environment) for environment in ENVIRONMENTS)
+    tests = [_find_environment(*environment) for environment in ENVIRONMENTS]
     return [*_find_basics(), *_find_libraries(), _find_gpu(), *tests, _find_browser()]
 
 

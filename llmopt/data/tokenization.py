@@ -79,7 +79,10 @@ class DocumentTokenizer:
 
     def decode_answer(self, ids: list[int]) -> str:
         """Turns an answer's ids into text, special tokens left out."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text).strip()
 
     def _encode(self, text: str) -> list[int]:
         ids = self.encode_as_is(text)
@@ -107,7 +110,12 @@ class DocumentTokenizer:
         return bool(self._tokenizer.chat_template)
 
     def render(self, document: Document, template: Template, *, prompts: bool = False) -> str:
-        """Writes a document as the text that is encoded; `prompts` for an answer to follow.
+        """Writes a document as the text that is encoded.
+
+        Args:
+            document: A text or a chat.
+            template: How a chat is written.
+            prompts: Whether what begins an answer stands behind it.
 
         Raises:
             InputError: As `encode`.
