@@ -133,7 +133,7 @@ def test_doctor_says_what_is_there(run_here: RunHere) -> None:
     findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert findings["torch"]["present"]
     assert findings["transformers"]["present"]
-    assert findings["calibration sets"]["detail"] == "apparel-ja"
+    assert findings["calibration sets"]["detail"] == "apparel-ja, general-en, general-ja"
     for finding in findings.values():
         assert finding["present"] or finding["remedy"]
     text = run_here("doctor").stdout
