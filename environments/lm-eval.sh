@@ -38,7 +38,9 @@ PY
 relock() {
   make_venv
   list_requirements >"$venv/requirements.txt"
-  install --requirement "$venv/requirements.txt" --constraint constraints.txt "$package" "$torch"
+  grep -v '^python-dateutil==' constraints.txt >"$venv/constraints.txt" # lm_eval's wants below 3
+  install --requirement "$venv/requirements.txt" --constraint "$venv/constraints.txt" \
+    "$package" "$torch"
   {
     echo "# Written by environments/$name.sh --relock on Python 3.11, x86-64 Linux."
     "$venv/bin/pip" list --format=freeze | grep -vE '^(pip|setuptools)=='
