@@ -55,6 +55,7 @@ def find_snapshot(repository: HubRepository) -> Path | None:
     Raises:
         InputError: There can be no repository of that name, or the cache can't be read.
     """
+    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
@@ -63,7 +64,9 @@ def find_snapshot(repository: HubRepository) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"{repository.describe()}: {error}") from None
-    return folder if repository.is_whole(folder) else None
+    # What a data set consists of, only the hub can say: offline, whatever is there must do.
+    is_known = repository.kind == "model" or HF_HUB_OFFLINE or _whole_mark(folder).exists()
+    return folder if is_known and repository.is_whole(folder) else None
 
 
 def fetch_snapshot(repository: HubRepository, hasher: FileHasher) -> Path:
@@ -88,7 +91,15 @@ def fetch_snapshot(repository: HubRepository, hasher: FileHasher) -> Path:
             "they were removed from the local cache",
             remedy="run again: they will be downloaded anew",
         )
+    mark = _whole_mark(folder)
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
     return folder
+
+
+def _whole_mark(folder: Path) -> Path:
+    """Returns the file that says that a snapshot was fetched to the end."""
+    return folder.parent.parent / ".llmopt-whole" / folder.name
 
 
 def _list_large_files(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -17,7 +17,7 @@ from llmopt.cli.calibration_report import (
 )
 from llmopt.cli.console import print_data, print_json
 from llmopt.cli.step_options import given, option_parameters, with_parameters
-from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.data.dataset_spec import DEFAULT_SPLIT, DatasetSpec
 from llmopt.data.set_files import SetFiles, locate_set, locate_terms
 from llmopt.errors import InputError, RecipeError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from llmopt.data.lint.rows import ReadRows
     from llmopt.data.tokenization import DocumentTokenizer
 
-DEFAULT_SPLIT = "calibration"
 SOURCE_FIELDS = {"set", "path", "hf", "revision"}
 
 SetArgument = Annotated[
@@ -160,6 +159,8 @@ def make_build_command() -> Callable[..., None]:
         **fields: Any,
     ) -> None:
         """Write the exact token windows that a quantisation would use to a safetensors file."""
+        if output.exists():
+            raise RecipeError(f"{output} exists already", remedy="name a new file with -o")
         chosen = given(fields)
         files = locate_set(name, chosen.pop("split", DEFAULT_SPLIT))
         spec = _make_spec({**files.source, **chosen})

@@ -18,6 +18,7 @@ from llmopt.report.page import Report, Verdict, list_plots, make_report, render_
 from llmopt.steps.eval_gate import Requirement, find_misses
 
 PAGE_NAME = "report.html"
+PAGE_SUFFIXES = (".html", ".htm")
 GATE = "eval.gate"
 
 
@@ -41,6 +42,8 @@ def report(
     """Write one HTML page about an artifact or a run: recipe, quality, errors, costs, files."""
     lineage = open_lineage(folder)
     page = output or choose_output(folder, lineage)
+    if page.suffix not in PAGE_SUFFIXES:
+        raise RecipeError(f"-o {page}: a page's name ends with {' or '.join(PAGE_SUFFIXES)}")
     for place in (page, png):
         if place is not None:
             refuse_artifact(place)

@@ -94,12 +94,13 @@ def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _describe_tasks(metrics: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """Yields a task of lm_eval at a time; how large the errors are stands in the manifest."""
     for task, figures in metrics.items():
-        shown = [
-            f"{name} {value:.4f}"
-            + (f" (baseline {figures[f'baseline_{name}']:.4f})" * (f"baseline_{name}" in figures))
-            for name, value in figures.items()
-            if "_stderr" not in name and not name.startswith(("baseline_", "num_"))
-        ]
+        shown = []
+        for name, value in figures.items():
+            if "_stderr" in name or name.startswith(("baseline_", "num_")):
+                continue
+            baseline = figures.get(f"baseline_{name}")
+            beside = "" if baseline is None else f" (baseline {baseline:.4f})"
+            shown.append(f"{name} {value:.4f}{beside}")
         yield f"{task} {', '.join(shown)}"
 
 

@@ -12,8 +12,11 @@ from llmopt.errors import InputError
 PACKAGE_FOLDER = Path(__file__).parent.parent
 # In a wheel the sets lie inside the package, in a checkout beside it.
 SHIPPED_FOLDERS = (PACKAGE_FOLDER / "calibration", PACKAGE_FOLDER.parent / "calibration")
+DEFAULT_SPLIT = "calibration"  # of a shipped set
 DEFAULT_SAMPLES = 64
 DEFAULT_SEQ_LEN = 512
+MAX_SAMPLES = 1_000_000
+MAX_SEQ_LEN = 10_000_000
 
 Template = Literal["none", "chat"]
 Packing = Literal["concat", "pad", "truncate"]
@@ -82,7 +85,7 @@ class DataPart(BaseModel):
         """
         assert self.hf is None, "a snapshot is located by llmopt.data.dataset_files"
         if self.set is not None:
-            return _locate_shipped(self.set, self.split or "calibration")
+            return _locate_shipped(self.set, self.split or DEFAULT_SPLIT)
         path = base / expand_home(str(self.path))
         if not path.is_file():
             raise InputError(f"data set file {path} does not exist")
@@ -141,12 +144,14 @@ class DatasetSpec(DataPart):
     samples: int | None = Field(
         None,
         ge=1,
+        le=MAX_SAMPLES,
         description=f"Calibration: windows of seq_len tokens (default {DEFAULT_SAMPLES}). "
         "Evaluation: documents at most (default all; with mix it must be given).",
     )
     seq_len: int | None = Field(
         None,
         ge=2,
+        le=MAX_SEQ_LEN,
         description=f"Calibration: tokens per window (default {DEFAULT_SEQ_LEN}). Evaluation: "
         "tokens the model sees at once (default 2048 or what the model allows).",
     )

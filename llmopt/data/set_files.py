@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmopt.artifacts.files import expand_home
-from llmopt.data.dataset_spec import DatasetSpec, list_shipped_sets
-from llmopt.errors import InputError
+from llmopt.data.dataset_spec import DEFAULT_SPLIT, DatasetSpec, list_shipped_sets
+from llmopt.errors import InputError, RecipeError
 
 TERMS_NAME = "terms.json"
 HELDOUT = "heldout"
@@ -33,9 +33,15 @@ def locate_set(name: str, split: str) -> SetFiles:
 
     Raises:
         InputError: It is none of them, or has no such split.
+        RecipeError: A split of a single file is asked for.
     """
     path = expand_home(name)
     if path.is_file():
+        if split != DEFAULT_SPLIT:
+            raise RecipeError(
+                f"--split {split}: {name} is one file, which has no splits",
+                remedy="leave --split out, or name the folder",
+            )
         return SetFiles({"path": name}, path)
     if path.is_dir() and name not in list_shipped_sets():
         data = path / f"{split}.jsonl"

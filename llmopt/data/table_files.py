@@ -60,6 +60,9 @@ def parse_csv(text: str, path: Path) -> list[dict[str, str]]:
     limit = csv.field_size_limit(len(text) + 1)  # a document may be longer than the default
     try:
         header = next(reader, [])
+        repeated = sorted({name for name in header if header.count(name) > 1})
+        if repeated:
+            raise InputError(f"{path}: its header names {', '.join(repeated)} more than once")
         rows = []
         for values in reader:
             if values and len(values) != len(header):
@@ -122,15 +125,15 @@ def _load_rows(load: Callable[[ModuleType, Path], Any], what: str) -> list[Any]:
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(SILENT)
-    try:
-        with tempfile.TemporaryDirectory(prefix="llmopt-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="llmopt-") as temporary:
+        try:
             rows: list[Any] = load(datasets, Path(temporary)).to_list()
-    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-            raise cause from None  # no fault of the data
-        if any(words in str(cause) for words in NO_ROWS):
-            return []
-        reason = str(cause).replace(f"{temporary}/", "")
-        raise InputError(f"{what} can't be read: {reason}") from None
+        except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                raise cause from None  # no fault of the data
+            if any(words in str(cause) for words in NO_ROWS):
+                return []
+            reason = str(cause).replace(f"{temporary}/", "")
+            raise InputError(f"{what} can't be read: {reason}") from None
     return rows

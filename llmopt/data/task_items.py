@@ -106,7 +106,8 @@ def read_tasks(path: Path) -> list[TaskItem]:
     if path.suffix != ".jsonl":
         raise InputError(f"task file {path} is not .jsonl")
     try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+        # Not splitlines(), for which some characters inside a JSON text end a line, too.
+        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except FileNotFoundError:
         raise InputError(f"task file {path} does not exist") from None
     except UnicodeDecodeError as error:

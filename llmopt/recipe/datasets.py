@@ -36,9 +36,13 @@ def resolve_dataset(
 
 
 def list_related(datasets: Mapping[str, DatasetSpec], names: Iterable[str]) -> set[str]:
-    """Returns the data sets among `names`, and those that their requirements name."""
-    own = set(names) & set(datasets)
-    return own.union(*(s.require.max_overlap for n in own if (s := datasets[n]).require))
+    """Returns the data sets among `names`, and those that requirements name, in turn."""
+    related: set[str] = set()
+    found = set(names) & set(datasets)
+    while found - related:
+        related |= found
+        found = {o for n in related if (r := datasets[n].require) for o in r.max_overlap}
+    return related
 
 
 def check_requirements(resolved: Mapping[str, ResolvedInput]) -> None:

@@ -28,6 +28,7 @@ from llmopt.errors import (
     InputError,
     NumericalError,
     RecipeError,
+    ResourceError,
 )
 from llmopt.recipe.inputs import find_other_inputs, installed_versions, preflight
 from llmopt.recipe.plan import Plan, PlannedStep
@@ -214,15 +215,20 @@ class _Runner:
         if planned.forced and not is_sealed and not (work / SCRATCH_NAME / FORCED_NAME).exists():
             self._destination.discard_workspace(planned.identity)
             work = self._destination.open_workspace(planned.identity)
-        with resource_errors(work, planned.estimate):
-            if is_sealed:
-                progress.note("resumed: an earlier run finished it, only publishing is left")
-            else:
-                self._work(planned, inputs, work, progress)
-            # Only now: until the manifest stands, a killed run goes on from its last block.
-            if (work / SCRATCH_NAME).exists():
-                shutil.rmtree(work / SCRATCH_NAME)
-            return self._destination.publish(planned.identity, progress.note)
+        try:
+            with resource_errors(work, planned.estimate):
+                if is_sealed:
+                    progress.note("resumed: an earlier run finished it, only publishing is left")
+                else:
+                    self._work(planned, inputs, work, progress)
+                # Only now: until the manifest stands, a killed run goes on from its last block.
+                if (work / SCRATCH_NAME).exists():
+                    shutil.rmtree(work / SCRATCH_NAME)
+                return self._destination.publish(planned.identity, progress.note)
+        except ResourceError:
+            if not any(work.iterdir()):  # refused before any work: no folder is to be blocked by it
+                self._destination.discard_workspace(planned.identity)
+            raise
 
     def _work(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from llmopt.artifacts.digest import digest_file
+from llmopt.artifacts.files import expand_home
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.data.documents import Document, read_documents
 from llmopt.errors import InputError
@@ -49,8 +50,8 @@ def read_compositions(origin: str, tokenizer: Tokenizer | None) -> list[Composit
     """Reads the file, or the files of a mix, that a manifest's input names.
 
     Args:
-        origin: The data set as manifests say it: `set=apparel-ja samples=64`. A `path` is looked
-            up from the working directory, for manifests do not keep the recipe's place.
+        origin: The data set as manifests say it: `set=apparel-ja samples=64`. A relative
+            `path` is not looked up, for manifests do not keep the recipe's place.
         tokenizer: Counts tokens.
 
     Raises:
@@ -64,6 +65,8 @@ def _read_composition(words: dict[str, str], tokenizer: Tokenizer | None) -> Com
     given: dict[str, Any] = {key: words[key] for key in SOURCE_KEYS if key in words}
     if not given.keys() & {"set", "path"}:
         raise InputError("its file is not on this machine's disk under a name that is known here")
+    if "path" in given and not expand_home(given["path"]).is_absolute():
+        raise InputError("its path is relative to a recipe's folder, which is not known here")
     spec = DatasetSpec(**given)
     file = spec.locate(Path())
     documents = read_documents(file, spec.field)

@@ -58,7 +58,7 @@ def _format_share(share: float) -> str:
 FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("_bytes",), format_bytes),
     (("_pct",), "{:+.2f} %".format),
-    (("_agreement", "_share", "_rate", "exact_match", "accuracy"), _format_share),
+    (("agreement", "_share", "exact_match", "accuracy", "accuracy_change"), _format_share),
     (("_db",), "{:.1f} dB".format),
     (("_s",), format_seconds),
     (("_mse",), "{:.2e}".format),

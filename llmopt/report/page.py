@@ -32,8 +32,8 @@ KEY_FIGURES = {
     "kl_mean": "KL divergence",
     "perplexity_increase_pct": "perplexity",
     "top1_agreement": "top-1 agreement",
-    "exact_match": "exact match",
-    "pass_rate": "pass rate",
+    "accuracy": "tasks right",
+    "agreement": "agreement with the baseline",
 }
 
 

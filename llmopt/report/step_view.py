@@ -30,7 +30,7 @@ from llmopt.report.plots import Bar, BarPlot, ScatterPlot
 TOKENIZER_NAME = "tokenizer.json"
 DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 # What a category's bar shows: the first of these that was measured.
-BAR_METRICS = ("kl_mean", "exact_match", "accuracy", "pass_rate", "perplexity")
+BAR_METRICS = ("kl_mean", "accuracy", "perplexity")
 HIDDEN_COLUMNS = {"nll", "kl_p99"}
 FIRST_COLUMNS = (
     "kl_mean",

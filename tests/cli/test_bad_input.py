@@ -351,3 +351,33 @@ def test_a_folder_that_is_no_store_is_left_alone(run_cli: RunCli, tmp_path: Path
         assert done.returncode == 8
         assert "is no store of llmopt" in done.stderr
     assert mine.exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder_blocked(
+    run_cli: RunCli, tmp_path: Path, random_model: Path
+) -> None:
+    refused = run_cli("quantize", "gptq", random_model, "--samples", "900000", "-o", "q")
+    assert refused.returncode in (6, 7), refused.stderr
+    huge = ("--samples", "900000", "--seq-len", "256", "--group-size", "32")
+    refused = run_cli("quantize", "gptq", random_model, *huge, "-o", "q")
+    assert refused.returncode in (6, 8), refused.stderr
+    done = run_cli("quantize", "rtn", random_model, "--group-size", "32", "-o", "q")
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_of_the_user_are_not_written_over(
+    run_cli: RunCli, tmp_path: Path, random_model: Path, documents: Path
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_bytes(documents.read_bytes())
+    size = ("--samples", "2", "--seq-len", "8")
+    built = run_cli("calibration", "build", mine, "--tokenizer", random_model, *size, "-o", mine)
+    assert built.returncode == 2
+    assert "mine.jsonl exists already" in built.stderr
+    assert mine.read_bytes() == documents.read_bytes()
+    made = run_cli("quantize", "rtn", random_model, "--group-size", "32", "-o", "q")
+    assert made.returncode == 0, made.stderr
+    page = run_cli("report", "q", "-o", mine)
+    assert page.returncode == 2
+    assert "a page's name ends with .html" in page.stderr
+    assert mine.read_bytes() == documents.read_bytes()

@@ -224,7 +224,7 @@ def test_an_unknown_data_file_is_said_to_be_unknown(tmp_path: Path) -> None:
     given = InputRecord(name="c", kind="dataset", origin="path=./gone.jsonl", digest="e" * 64)
     write_quantized(tmp_path / "run/quantize", inputs={"data": given})
     section = read_page(render(tmp_path / "run")).find("section", class_="calibration")
-    assert "No composition: data set file gone.jsonl does not exist" in section.text
+    assert "No composition: its path is relative to a recipe" in section.text
 
 
 def test_markup_in_names_is_inert(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ TASKS = Path(__file__).parent / "harness_tasks"
 HARNESS_PYTHON = REPOSITORY / ".venvs" / "lm-eval" / "bin" / "python"
 STEP: Data = {
     "uses": "eval.lm_eval", "model": "base", "tasks": ["fibre_choice"], "task_path": "tasks",
+    "trust_task_code": True,
 }  # fmt: skip
 IS_HERE = importlib.util.find_spec("lm_eval") is not None
 
@@ -87,11 +88,9 @@ def test_task_path_starts_at_the_recipe(tmp_path: Path, monkeypatch: pytest.Monk
         validate_recipe(load(tmp_path, described))
 
 
-def test_code_in_tasks_runs_only_where_it_is_trusted(tmp_path: Path) -> None:
-    described = recipe(tmp_path)
-    included = tmp_path / "tasks" / "_base"
-    included.write_text("process_docs: !function code.process\n")
-    with pytest.raises(InputError, match="_base names Python code by !function") as info:
+def test_own_tasks_run_only_where_they_are_trusted(tmp_path: Path) -> None:
+    described = recipe(tmp_path, trust_task_code=False)
+    with pytest.raises(InputError, match="own tasks may run code on this machine") as info:
         validate_recipe(load(tmp_path, described))
     assert "trust_task_code: true" in str(info.value.remedy)
     described["steps"]["harness"]["trust_task_code"] = True
