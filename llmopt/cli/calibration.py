@@ -159,7 +159,7 @@ def make_build_command() -> Callable[..., None]:
         **fields: Any,
     ) -> None:
         """Write the exact token windows that a quantisation would use to a safetensors file."""
-        if output.exists():
+        if output.is_file():
             raise RecipeError(f"{output} exists already", remedy="name a new file with -o")
         chosen = given(fields)
         files = locate_set(name, chosen.pop("split", DEFAULT_SPLIT))

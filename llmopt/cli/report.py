@@ -42,11 +42,11 @@ def report(
     """Write one HTML page about an artifact or a run: recipe, quality, errors, costs, files."""
     lineage = open_lineage(folder)
     page = output or choose_output(folder, lineage)
-    if page.suffix not in PAGE_SUFFIXES:
-        raise RecipeError(f"-o {page}: a page's name ends with {' or '.join(PAGE_SUFFIXES)}")
     for place in (page, png):
         if place is not None:
             refuse_artifact(place)
+    if page.suffix not in PAGE_SUFFIXES:
+        raise RecipeError(f"-o {page}: a page's name ends with {' or '.join(PAGE_SUFFIXES)}")
     made = make_report(lineage, judge_gates(lineage))
     _write_page(page, made)
     if png is not None:
