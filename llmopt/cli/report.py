@@ -45,8 +45,6 @@ def report(
     for place in (page, png):
         if place is not None:
             refuse_artifact(place)
-    if page.suffix not in PAGE_SUFFIXES:
-        raise RecipeError(f"-o {page}: a page's name ends with {' or '.join(PAGE_SUFFIXES)}")
     made = make_report(lineage, judge_gates(lineage))
     _write_page(page, made)
     if png is not None:
@@ -123,6 +121,8 @@ def refuse_artifact(place: Path) -> None:
 def _write_page(page: Path, made: Report) -> None:
     if page.is_dir():
         raise RecipeError(f"-o {page} is a folder", remedy="name the page's file: -o report.html")
+    if page.suffix not in PAGE_SUFFIXES:
+        raise RecipeError(f"-o {page}: a page's name ends with {' or '.join(PAGE_SUFFIXES)}")
     make_folder(page.parent)
     write_text_atomically(page, redact(render_page(made)))
     print_line(f"wrote {os.path.relpath(page)}")
