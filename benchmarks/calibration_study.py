@@ -15,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import torch
 from calibration_study_tables import DocumentKl, draw_figure, summarise, write_tables
 from random_token_calibration import quantize_on_random_tokens
 
+from llmopt.artifacts.digest import digest_file
+from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.steps.quantize_gptq import QuantizeGptq
 
 REPOSITORY = Path(__file__).parent.parent
@@ -178,6 +182,16 @@ def measure(study: Study, seeds: int) -> list[DocumentKl]:
     return measured
 
 
+def describe_inputs(study: Study, seeds: int) -> str:
+    """Says what the figures hold for: versions, sizes, and the bytes of the sets."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("llmopt", "torch", "transformers"))
+    lines = [f"{versions}; {study.samples} x {study.seq_len} tokens, seeds 0 to {seeds - 1}", ""]
+    for name, split in product(HELDOUT, ("calibration", "heldout")):
+        path = DatasetSpec(set=name, split=split).locate(study.work)
+        lines.append(f"- {name} {split}: SHA-256 {digest_file(path)[:16]}…")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     """Measures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -197,6 +211,7 @@ def main() -> None:
         given.documents, given.threads,
     )  # fmt: skip
     summary = summarise(measure(study, given.seeds))
+    print(describe_inputs(study, given.seeds))
     print(write_tables(summary, reference="apparel-ja"))
     if given.figure is not None:
         draw_figure(summary, given.figure)
