@@ -31,6 +31,7 @@ from llmopt.steps.quantize_gptq import QuantizeGptq
 REPOSITORY = Path(__file__).parent.parent
 GROUPS = {"group 128": 128, "one scale per channel": -1}
 HELDOUT = ("apparel-ja", "general-ja", "general-en")
+JAPANESE_ONLY = "apparel-ja, Japanese only"
 NUM_APPAREL_DOCUMENTS = 72
 RANDOM, ROUNDING = "random tokens", "round-to-nearest"
 CALIBRATION: dict[str, dict[str, Any]] = {
@@ -149,26 +150,35 @@ def run_recipe(study: Study, name: str, recipe: dict[str, Any]) -> None:
 
 
 def read_documents(study: Study, recipe: str, calibrations: Sequence[str]) -> Iterator[DocumentKl]:
-    """Reads what each candidate of a recipe cost on each held-out document."""
+    """Reads what each candidate of a recipe cost on each held-out document.
+
+    Documents of apparel-ja that are Japanese alone come a second time, as a set of their own.
+    """
     places = {
-        name_candidate(name, size): (name, group)
+        name_candidate(name, size): (group, name)
         for name in calibrations
         for group, size in GROUPS.items()
     }
+    japanese = list_japanese()
     for heldout in HELDOUT:
         path = study.work / "out" / recipe / f"on-{heldout}" / "documents.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            calibration, group = places[row["candidate"]]
-            yield DocumentKl(
-                group,
-                calibration,
-                heldout,
-                recipe,
-                row["origin"],
-                row["num_tokens"],
-                row["kl_mean"],
-            )
+            measured = (recipe, row["origin"], row["num_tokens"], row["kl_mean"])
+            yield DocumentKl(*places[row["candidate"]], heldout, *measured)
+            if heldout == "apparel-ja" and row["origin"] in japanese:
+                yield DocumentKl(*places[row["candidate"]], JAPANESE_ONLY, *measured)
+
+
+def list_japanese() -> set[str]:
+    """Names the held-out documents of apparel-ja that are neither English nor bilingual."""
+    lines = locate_set("apparel-ja", "heldout").read_text(encoding="utf-8").splitlines()
+    return {f":{n}" for n, line in enumerate(lines, start=1) if json.loads(line)["lang"] == "ja"}
+
+
+def locate_set(name: str, split: str) -> Path:
+    """Returns the file of a shipped set."""
+    return DatasetSpec(set=name, split=split).locate(Path())
 
 
 def measure(study: Study, seeds: int) -> list[DocumentKl]:
@@ -187,8 +197,8 @@ def describe_inputs(study: Study, seeds: int) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("llmopt", "torch", "transformers"))
     lines = [f"{versions}; {study.samples} x {study.seq_len} tokens, seeds 0 to {seeds - 1}", ""]
     for name, split in product(HELDOUT, ("calibration", "heldout")):
-        path = DatasetSpec(set=name, split=split).locate(study.work)
-        lines.append(f"- {name} {split}: SHA-256 {digest_file(path)[:16]}…")
+        digest = digest_file(locate_set(name, split))
+        lines.append(f"- {name} {split}: SHA-256 {digest[:16]}…")
     return "\n".join([*lines, ""])
 
 
@@ -199,7 +209,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--documents", type=int, help="held-out documents of each set at most")
+    parser.add_argument(
+        "--documents",
+        type=int,
+        help="held-out documents of each set at most; from about 10 on, all parts have intervals",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".llmopt") / "calibration-study")
     parser.add_argument("--figure", type=Path, help="an .svg or .png file to draw into")
