@@ -82,6 +82,7 @@ def test_the_card_tells_the_truth(name: str) -> None:
     assert len(set(totals)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", [*SETS, "apparel-ja"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_shipped_sets_pass_their_own_lint(run_cli: RunCli, name: str, split: str) -> None:

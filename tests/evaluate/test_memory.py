@@ -65,6 +65,7 @@ def make_wide_model(folder: Path, num_blocks: int, intermediate_size: int = 2048
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_the_peak_does_not_grow_with_the_blocks(tmp_path: Path) -> None:
     few = make_wide_model(tmp_path / "few", FEW)
     many = make_wide_model(tmp_path / "many", MANY)
@@ -73,6 +74,7 @@ def test_the_peak_does_not_grow_with_the_blocks(tmp_path: Path) -> None:
     assert more - less < 2 * BLOCK_BYTES < weights / 4, (less, more, weights)
 
 
+@pytest.mark.full
 def test_streams_beyond_the_budget_are_not_held(tmp_path: Path) -> None:
     model = make_wide_model(tmp_path / "model", 1, intermediate_size=64)
     streams = 2 * NUM_WINDOWS * SEQ_LEN * WIDTH * 4
