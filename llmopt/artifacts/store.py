@@ -80,6 +80,7 @@ class Store:
 
     def lock(self, identity: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
         """Holds the identity against other processes."""
+        self._mark()  # before anything else is there that a `gc` at this moment would wonder at
         return hold_lock(self._lock_path(identity), on_wait)
 
     def open_workspace(self, identity: str) -> Path:
@@ -185,7 +186,8 @@ class Store:
     def _require_mark(self) -> None:
         if (self.root / MARK_NAME).exists() or not self.root.exists():
             return
-        if any(path.name != "hashes.json" for path in self.root.iterdir()):
+        names = {path.name for path in self.root.iterdir() if not path.name.startswith(".")}
+        if names - {"hashes.json", MARK_NAME}:
             raise InputError(
                 f"{self.root} is no store of llmopt (it holds no {MARK_NAME})",
                 remedy="name the store with --store, or unset LLMOPT_STORE",
