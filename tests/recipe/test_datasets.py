@@ -207,4 +207,8 @@ def test_the_shipped_set_holds_little_of_its_heldout_split(
         },
         "heldout": {"set": "apparel-ja", "split": "heldout"},
     }
-    workplace.plan(recipe)
+    assert workplace.plan(recipe).steps
+    recipe["datasets"]["calibration"]["require"]["max_overlap"] = {"calibration_too": 0.1}
+    recipe["datasets"]["calibration_too"] = {"set": "apparel-ja"}
+    with pytest.raises(InputError, match="data set calibration"):
+        workplace.plan(recipe)  # the very same documents: the check can fail
