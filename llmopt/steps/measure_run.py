@@ -76,11 +76,11 @@ def measure(step: ScoringFields, inputs: StepInputs, context: RunContext) -> Mea
     """
     device = select_device(context)
     started = time.perf_counter()
-    opened = {key: _open(inputs[key]) for key in model_keys(inputs)}
+    opened = {key: open_scored_model(inputs[key]) for key in model_keys(inputs)}
     checkpoints = list(opened.values())
     check_same_vocabulary(checkpoints)
     max_length, stride = min(choose_window(step, inputs, c) for c in checkpoints)
-    tokenizers = [_load_tokenizer(checkpoint) for checkpoint in checkpoints]
+    tokenizers = [load_tokenizer(checkpoint) for checkpoint in checkpoints]
     documents = _select_documents(inputs["data"], tokenizers[-1])
     ids = _encode_alike(checkpoints, tokenizers, documents, inputs["data"])
     windows = [
@@ -116,7 +116,12 @@ def write_documents(context: RunContext, rows: Sequence[dict[str, JsonValue]]) -
     (context.work_folder / DOCUMENTS_NAME).write_text("".join(lines), encoding="utf-8")
 
 
-def _open(model: ResolvedInput) -> Checkpoint:
+def open_scored_model(model: ResolvedInput) -> Checkpoint:
+    """Opens a model that is to be scored.
+
+    Raises:
+        InputError: It is unsuitable, or has no tokenizer.
+    """
     checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
     checkpoint.require_tokenizer()
     return checkpoint
@@ -131,7 +136,8 @@ def _select_documents(data: ResolvedInput, tokenizer: DocumentTokenizer) -> list
         raise InputError(f"data set {data.name}: {error.message}", remedy=error.remedy) from None
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> DocumentTokenizer:
+def load_tokenizer(checkpoint: Checkpoint) -> DocumentTokenizer:
+    """Loads the tokenizer that lies beside a model."""
     return DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
 
 

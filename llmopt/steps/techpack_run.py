@@ -24,10 +24,11 @@ from llmopt.evaluate.answer_ranking import EncodedTask, Ranking, cut_answers, ra
 from llmopt.evaluate.generation import DecodeLimits, decode_greedily
 from llmopt.evaluate.scoring import score_windows
 from llmopt.evaluate.task_metrics import Verdicts, describe_mean, summarise_verdicts
-from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
+from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import describe_device, select_device
 from llmopt.steps.eval_techpack import EvalTechpack
 from llmopt.steps.measure_fields import check_same_vocabulary
+from llmopt.steps.measure_run import load_tokenizer, open_scored_model
 
 ANSWERS_NAME = "answers.jsonl"
 Row = dict[str, JsonValue]
@@ -55,7 +56,7 @@ def run_techpack(step: EvalTechpack, inputs: StepInputs, context: RunContext) ->
     device = select_device(context)
     started = time.perf_counter()
     items = step.read_items(inputs)
-    models = [_open(inputs[name]) for name in ("model", "baseline") if name in inputs]
+    models = [open_scored_model(inputs[name]) for name in ("model", "baseline") if name in inputs]
     if step.protocol == "likelihood":
         check_same_vocabulary(models)
     examine = _generate if step.protocol == "generate" else _rank
@@ -77,12 +78,6 @@ def run_techpack(step: EvalTechpack, inputs: StepInputs, context: RunContext) ->
     )
 
 
-def _open(model: ResolvedInput) -> Checkpoint:
-    checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
-    checkpoint.require_tokenizer()
-    return checkpoint
-
-
 def _generate(
     step: EvalTechpack,
     items: Sequence[TaskItem],
@@ -90,7 +85,7 @@ def _generate(
     device: torch.device,
     context: RunContext,
 ) -> _Examination:
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     prompts = [_encode_prompt(tokenizer, item, step) for item in items]
     longest = max(len(ids) for ids in prompts) + step.max_new_tokens
     _check_length(checkpoint, longest, f"the longest prompt and max_new_tokens {longest}")
@@ -120,7 +115,7 @@ def _rank(
     device: torch.device,
     context: RunContext,
 ) -> _Examination:
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     tasks = [_encode_task(tokenizer, item, step) for item in items]
     windows = cut_answers(tasks)
     longest = max(len(window.ids) for window in windows)
@@ -159,10 +154,6 @@ def _describe_ranking(item: TaskItem, ranking: Ranking) -> Row:
         "margin": ranking.margin,
         "logprobs": list(ranking.logprobs),
     }
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> DocumentTokenizer:
-    return DocumentTokenizer(checkpoint.folder, trust_remote_code=checkpoint.trust_remote_code)
 
 
 def _encode_prompt(tokenizer: DocumentTokenizer, item: TaskItem, step: EvalTechpack) -> list[int]:
