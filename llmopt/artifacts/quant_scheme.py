@@ -1,7 +1,9 @@
 """The weight-quantisation scheme, free of torch so that recipes and preflight can hold it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+ScaleSearch = Literal["minmax", "mse"]
 SUPPORTED_BITS = (4, 8)
 SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.errors import NumericalError
 from llmopt.quant.column_order import ColumnOrder, order_columns
@@ -44,6 +44,7 @@ class GptqOptions:
         damp_percent: Fraction of the mean diagonal that is added to the diagonal.
         max_damp_percent: How far damping may be raised when H is not positive definite.
         scale_dtype: The dtype that the model is served in.
+        scale_search: How the range of a group's grid is found.
     """
 
     scheme: QuantScheme
@@ -51,6 +52,7 @@ class GptqOptions:
     damp_percent: float
     max_damp_percent: float
     scale_dtype: torch.dtype
+    scale_search: ScaleSearch = "minmax"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _round_columns(
     for start, stop, group in order.spans:
         C_CR = _feed_back(W_IR, E_IR, factor.U_T, start, stop)
         weights_CR = _spread_inside(W_IR, C_CR, factor.U_T, start, stop)
-        grid = fit_grid(weights_CR, scheme, options.scale_dtype)
+        grid = fit_grid(weights_CR, scheme, options.scale_dtype, options.scale_search)
         scales_GR[group], zeros_GR[group] = grid.scale_R, grid.zero_R.to(torch.uint8)
         for first in range(start, stop, BLOCK_COLUMNS):
             last = min(first + BLOCK_COLUMNS, stop)

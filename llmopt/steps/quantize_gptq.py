@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
@@ -23,6 +23,11 @@ class QuantizeGptq(QuantizeFields):
         default_factory=lambda fields: not fields.get("desc_act", False),
         description="Act-order inside and between groups, free at serving time. "
         "Default on unless desc_act is.",
+    )
+    scale_search: ScaleSearch = Field(
+        "minmax",
+        description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
+        "narrower ranges and takes the one whose rounded weights are nearest.",
     )
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="Share of the Hessian's mean diagonal added to it."
@@ -66,6 +71,7 @@ class QuantizeGptq(QuantizeFields):
             damp_percent=self.damp_percent,
             max_damp_percent=self.max_damp_percent,
             scale_dtype=torch_dtype(checkpoint),
+            scale_search=self.scale_search,
         )
         return run_quantization(
             self, checkpoint, partial(solve_gptq, options=options), inputs.get("data"), context

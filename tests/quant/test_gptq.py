@@ -39,6 +39,7 @@ def solve_textbook(W: Tensor, H: Tensor, options: GptqOptions) -> TextbookResult
         order=order,
         damp_percent=options.damp_percent,
         scale_dtype=str(options.scale_dtype).removeprefix("torch."),
+        scale_search=options.scale_search,
     )
     return textbook_gptq(W.numpy(), H.numpy(), scheme)
 
@@ -70,6 +71,15 @@ def test_gives_the_textbooks_integers(bits: int, sym: bool, order: str, group_si
     for seed, (rows, columns) in enumerate(SHAPES):
         W, H = make_layer(rows, columns, seed=seed)
         assert_same(solve_gptq(W, H, options), solve_textbook(W, H, options))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mse_search_gives_the_textbooks_integers(bits: int, sym: bool, order: str) -> None:
+    options = make_options(bits, 64, sym=sym, order=order, scale_search="mse")
+    W, H = make_layer(5, 200, seed=bits)
+    assert_same(solve_gptq(W, H, options), solve_textbook(W, H, options))
 
 
 @pytest.mark.full
