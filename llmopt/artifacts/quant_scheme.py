@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ScaleSearch = Literal["minmax", "mse"]
-SUPPORTED_BITS = (4, 8)
+SUPPORTED_BITS = (2, 3, 4, 8)
 SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
 
 
@@ -18,12 +18,15 @@ class QuantScheme:
         sym: Whether the grid is symmetric about zero (fixed zero point 2^(bits-1)).
         desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
             (GPTQ's act-order: a stored `g_idx` that is not monotonic).
+        static_groups: Whether grids are fitted to the original weights of the groups as they
+            stand; act-order then moves no column to another group.
     """
 
     bits: int
     group_size: int
     sym: bool = True
     desc_act: bool = False
+    static_groups: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in SUPPORTED_BITS:
@@ -40,7 +43,7 @@ class QuantScheme:
     @property
     def has_moved_groups(self) -> bool:
         """Whether a column's group depends on act-order, so that readers need `g_idx`."""
-        return self.desc_act and self.group_size != -1
+        return self.desc_act and self.group_size != -1 and not self.static_groups
 
     @property
     def midpoint(self) -> int:
@@ -57,6 +60,11 @@ class QuantScheme:
         if self.group_size == -1:
             return 1
         return -(-in_features // self.group_size)
+
+    def group_bounds(self, in_features: int) -> list[tuple[int, int]]:
+        """Returns (first, last) of each group of consecutive columns."""
+        size = in_features if self.group_size == -1 else self.group_size
+        return [(a, min(a + size, in_features)) for a in range(0, in_features, size)]
 
 
 def _join(values: tuple[int, ...]) -> str:

@@ -24,6 +24,11 @@ class QuantizeGptq(QuantizeFields):
         description="Act-order inside and between groups, free at serving time. "
         "Default on unless desc_act is.",
     )
+    static_groups: bool = Field(
+        False,
+        description="Fit all scales to the original weights first. With desc_act no column then "
+        "changes its group, so that any server takes the result.",
+    )
     scale_search: ScaleSearch = Field(
         "minmax",
         description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
@@ -53,7 +58,9 @@ class QuantizeGptq(QuantizeFields):
     @property
     def scheme(self) -> QuantScheme:
         """The quantisation scheme that the fields describe."""
-        return QuantScheme(self.bits, self.group_size, self.sym, self.desc_act)
+        return QuantScheme(
+            self.bits, self.group_size, self.sym, self.desc_act, static_groups=self.static_groups
+        )
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
         """Estimates needs from the model's shapes and the data set's size."""

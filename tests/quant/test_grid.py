@@ -18,7 +18,7 @@ SCALE_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SMALLEST_NORMAL_HALF = 2.0**-14  # below it a float16 scale loses digits
 
 schemes = st.builds(
-    QuantScheme, bits=st.sampled_from((4, 8)), group_size=st.just(-1), sym=st.booleans()
+    QuantScheme, bits=st.sampled_from((2, 3, 4, 8)), group_size=st.just(-1), sym=st.booleans()
 )
 dtypes = st.sampled_from(SCALE_DTYPES)
 magnitudes = st.floats(-10, 4).map(lambda exponent: 10.0**exponent)
@@ -148,8 +148,16 @@ def test_rows_are_independent(sym: bool, search: ScaleSearch) -> None:
         assert float(alone.zero_R) == float(together.zero_R[row])
 
 
+@pytest.mark.parametrize(("bits", "lowest", "highest"), [(2, -2, 1), (3, -4, 3), (4, -8, 7)])
+def test_symmetric_grid_has_one_step_more_below(bits: int, lowest: int, highest: int) -> None:
+    W_CR = torch.linspace(-1, 1, 81)[:, None]
+    grid = fit_grid(W_CR, QuantScheme(bits, 32), torch.bfloat16)
+    steps = grid.round_to_steps(20 * W_CR, 2**bits - 1)[:, 0]
+    assert sorted(set(steps.tolist())) == list(range(lowest, highest + 1))
+
+
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_all_zero_group_has_scale_one(bits: int, sym: bool) -> None:
     scheme = QuantScheme(bits, 32, sym)
     grid = fit_grid(torch.zeros(32, 3), scheme, torch.bfloat16)

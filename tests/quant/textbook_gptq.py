@@ -32,6 +32,7 @@ class TextbookScheme:
     damp_percent: float = 0.01
     scale_dtype: str = "bfloat16"
     scale_search: str = "minmax"
+    static_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def textbook_gptq(W: Floats, H: Floats, scheme: TextbookScheme) -> TextbookResul
     # the living, so that damping does not depend on the scale of the activations.
     H[dead, dead] = np.diag(H)[~dead].mean() if not dead.all() else 1
     W[:, dead] = 0
+    original = W.copy()
     # For the same reason the dead come last, which their 1 may or may not make of them.
     perm, groups = order_columns(np.where(dead, 0, np.diag(H)), scheme)
     W, H = W[:, perm], H[np.ix_(perm, perm)]
@@ -74,9 +76,15 @@ def textbook_gptq(W: Floats, H: Floats, scheme: TextbookScheme) -> TextbookResul
     num_groups = max(groups) + 1
     scales, zeros = np.zeros((num_groups, num_rows)), np.zeros((num_groups, num_rows))
     integers, distance = np.zeros((num_rows, num_columns)), np.zeros((num_rows, num_columns))
+    if scheme.static_groups:
+        for group in range(num_groups):
+            members = [perm[k] for k in range(num_columns) if groups[k] == group]
+            for row in range(num_rows):
+                weights = original[row, members]
+                scales[group, row], zeros[group, row] = fit_grid(weights, scheme)
     for i in range(num_columns):
         group = groups[i]
-        if i == 0 or groups[i - 1] != group:
+        if not scheme.static_groups and (i == 0 or groups[i - 1] != group):
             members = [j for j in range(num_columns) if groups[j] == group]
             for row in range(num_rows):
                 scales[group, row], zeros[group, row] = fit_grid(W[row, members], scheme)
@@ -103,6 +111,8 @@ def order_columns(diagonal: Floats, scheme: TextbookScheme) -> tuple[NDArray[np.
     columns = list(range(len(diagonal)))
     size = len(columns) if scheme.group_size == -1 else scheme.group_size
     by_diagonal = sorted(columns, key=lambda column: -diagonal[column])
+    if scheme.order == "desc_act" and scheme.static_groups:
+        return np.array(by_diagonal), [column // size for column in by_diagonal]
     if scheme.order == "desc_act":
         return np.array(by_diagonal), [position // size for position in columns]
     if scheme.order == "natural":
