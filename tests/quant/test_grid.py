@@ -150,9 +150,9 @@ def test_rows_are_independent(sym: bool, search: ScaleSearch) -> None:
 
 @pytest.mark.parametrize(("bits", "lowest", "highest"), [(2, -2, 1), (3, -4, 3), (4, -8, 7)])
 def test_symmetric_grid_has_one_step_more_below(bits: int, lowest: int, highest: int) -> None:
-    W_CR = torch.linspace(-1, 1, 81)[:, None]
+    W_CR = torch.linspace(-1, 1, 1001)[:, None]
     grid = fit_grid(W_CR, QuantScheme(bits, 32), torch.bfloat16)
-    steps = grid.round_to_steps(20 * W_CR, 2**bits - 1)[:, 0]
+    steps = grid.round_to_steps(3 * W_CR, 2**bits - 1)[:, 0]
     assert sorted(set(steps.tolist())) == list(range(lowest, highest + 1))
 
 
