@@ -19,7 +19,8 @@ class QuantScheme:
         desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
             (GPTQ's act-order: a stored `g_idx` that is not monotonic).
         static_groups: Whether grids are fitted to the original weights of the groups as they
-            stand; act-order then moves no column to another group.
+            stand; with `desc_act`, columns are rounded in that order but keep those groups, so
+            that `g_idx` stays monotonic and any server takes it.
     """
 
     bits: int
@@ -49,11 +50,6 @@ class QuantScheme:
     def midpoint(self) -> int:
         """The stored integer that stands for zero in a symmetric grid, 2^(bits-1)."""
         return 1 << (self.bits - 1)
-
-    @property
-    def num_packed(self) -> int:
-        """How many integers share one 32-bit word."""
-        return 32 // self.bits
 
     def num_groups(self, in_features: int) -> int:
         """Groups along the input of a layer; a last group may be short."""
