@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import QuantPlan
@@ -39,6 +39,16 @@ class QuantizeGptq(QuantizeFields):
         description="Choose each layer's bits within a size, by the errors measured in a first "
         "pass; `bits` then has no say, overrides keep theirs.",
     )
+    static_groups: bool = Field(
+        False,
+        description="Fit all scales to the original weights first. With desc_act no column then "
+        "changes its group, so that any server takes the result.",
+    )
+    scale_search: ScaleSearch = Field(
+        "minmax",
+        description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
+        "narrower ranges and takes the one whose rounded weights are nearest.",
+    )
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="Share of the Hessian's mean diagonal added to it."
     )
@@ -63,7 +73,9 @@ class QuantizeGptq(QuantizeFields):
     @property
     def scheme(self) -> QuantScheme:
         """The quantisation scheme that the fields describe."""
-        return QuantScheme(self.bits, self.group_size, self.sym, self.desc_act)
+        return QuantScheme(
+            self.bits, self.group_size, self.sym, self.desc_act, static_groups=self.static_groups
+        )
 
     def plan(self, config: ModelConfig) -> QuantPlan:
         """Decides how each layer is rounded; with a budget, the plan of its largest width."""
@@ -112,6 +124,7 @@ class QuantizeGptq(QuantizeFields):
             damp_percent=self.damp_percent,
             max_damp_percent=self.max_damp_percent,
             scale_dtype=torch_dtype(checkpoint),
+            scale_search=self.scale_search,
         )
 
         def solve(W_RI: "Tensor", H_II: "Tensor | None", scheme: QuantScheme) -> "Solution":
