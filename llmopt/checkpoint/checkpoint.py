@@ -94,7 +94,7 @@ class Checkpoint:
             yield name, shape, None
         for block in range(config.num_hidden_layers):
             prefix = config.block_prefix(block)
-            for name, shape in config.norm_shapes(block).items():
+            for name, shape in config.kept_shapes(block).items():
                 yield prefix + name, shape, None
             for layer in sorted(config.biased_linears()):
                 yield f"{prefix}{layer}.bias", (config.linear_shapes(block)[layer][0],), None

@@ -42,6 +42,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 untied sharded": ("qwen3", {"tie_word_embeddings": False, "max_shard_size": "40KB"}),
     "qwen3 attention bias": ("qwen3", {"attention_bias": True}),
     "qwen3 windows in some layers": ("qwen3", LAYER_WINDOWS),
+    "mixtral": ("mixtral", {}),
+    "mixtral short window": ("mixtral", {"sliding_window": 7, "tie_word_embeddings": False}),
+    "mixtral one of many experts": ("mixtral", {"num_experts": 9, "num_experts_per_tok": 1}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe normalised": ("qwen3_moe", {"norm_topk_prob": True, "attention_bias": True}),
+    "qwen3_moe some dense blocks": ("qwen3_moe", {"mlp_only_layers": [0]}),
+    "qwen3_moe every second block": ("qwen3_moe", {"decoder_sparse_step": 2}),
+    "qwen3_moe short window sharded": (
+        "qwen3_moe",
+        {"use_sliding_window": True, "sliding_window": 7, "max_shard_size": "40KB"},
+    ),
 }
 
 
@@ -96,7 +107,7 @@ def test_windows_matter(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"])
 def test_logits_in_the_checkpoints_own_dtype(
     tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:

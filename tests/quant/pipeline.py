@@ -38,6 +38,8 @@ def make_small_model(folder: Path, family: str = "llama", **config: object) -> P
         "head_dim": 16,
         "vocab_size": SMALL_VOCAB,
     }
+    if family == "qwen3_moe":
+        small["moe_intermediate_size"] = 32
     return make_model(folder, family, **{**small, **config})
 
 
