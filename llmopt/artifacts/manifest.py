@@ -39,6 +39,8 @@ class LayerError(_Frozen):
         weight_mse: Mean squared error of the weights themselves.
         damp_percent: The damping used, as a fraction of the Hessian's mean diagonal.
         damp_retries: How often damping had to be raised before H was positive definite.
+        num_tokens: Calibration tokens that were routed to the expert; None outside a mixture.
+        starved: What was done with an expert that saw too few of them; None for all others.
     """
 
     layer: str
@@ -47,6 +49,8 @@ class LayerError(_Frozen):
     weight_mse: float
     damp_percent: float | None = None
     damp_retries: int = 0
+    num_tokens: int | None = None
+    starved: Literal["rtn", "all_tokens"] | None = None
 
 
 class InputRecord(_Frozen):

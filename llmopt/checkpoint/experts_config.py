@@ -13,7 +13,7 @@ from typing import Any
 
 from llmopt.errors import InputError
 
-EXPERT_NUMBER = re.compile(r"\.experts\.(?P<expert>\d+)\.")
+EXPERT_NUMBER = re.compile(r"\.experts\.(\d+)\.")
 
 
 @dataclass(frozen=True)

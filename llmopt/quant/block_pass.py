@@ -63,14 +63,17 @@ class BlockPass:
 
     def run(self, data: "CalibrationBatches") -> BlockResult:
         """Quantises every layer and moves `data` on to the block's output."""
-        block = self._block
         self._quantize(QKV, self._gather_attention_input(data))
         self._quantize(ATTENTION_OUTPUT, self._gather_context(data))
+        self._pass_mlp(data)
+        return self._result
+
+    def _pass_mlp(self, data: "CalibrationBatches") -> None:
         self._quantize(GATE_UP, self._gather_mlp_input(data))
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
-            data.put(batch.index, block.add_mlp(batch.hidden, data.take(batch, "inner")))
-        return self._result
+            inner = data.take(batch.index, "inner")
+            data.put(batch.index, self._block.add_mlp(batch.hidden, inner))
 
     def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(QKV)
@@ -83,13 +86,13 @@ class BlockPass:
         for batch in data:
             context = self._block.attention_context(batch.hidden)
             hessian.add(context, batch.lengths)
-            data.keep(batch, "context", context)
+            data.keep(batch.index, "context", context)
         return hessian
 
     def _gather_mlp_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(GATE_UP)
         for batch in data:
-            hidden = self._block.add_attention(batch.hidden, data.take(batch, "context"))
+            hidden = self._block.add_attention(batch.hidden, data.take(batch.index, "context"))
             data.put(batch.index, hidden)
             hessian.add(self._block.mlp_input(hidden), batch.lengths)
         return hessian
@@ -99,22 +102,29 @@ class BlockPass:
         for batch in data:
             inner = self._block.mlp_inner(batch.hidden)
             hessian.add(inner, batch.lengths)
-            data.keep(batch, "inner", inner)
+            data.keep(batch.index, "inner", inner)
         return hessian
 
     def _new_hessian(self, stage: Stage) -> Hessian:
-        weight = self._block.linear(stage.layers[0]).weight
+        weight = self._block.weight(stage.layers[0])
         return Hessian(weight.shape[1], weight.device)
 
     def _quantize(self, stage: Stage, hessian: Hessian) -> None:
-        weights = {self._prefix + layer: self._block.linear(layer).weight for layer in stage.layers}
-        result = solve_layers(
-            weights, hessian.finish, self._schemes, self._solve, self._prefix + stage.name
-        )
+        self._accept(stage, self._solve_stage(stage, hessian.finish, self._solve))
+
+    def _solve_stage(
+        self, stage: Stage, finish_hessian: Callable[[], Tensor | None], solve: Solver
+    ) -> BlockResult:
+        weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
+        place = self._prefix + stage.name
+        return solve_layers(weights, finish_hessian, self._schemes, solve, place)
+
+    def _accept(self, stage: Stage, result: BlockResult) -> None:
+        """Puts rounded weights into the block and reports them."""
         for layer in stage.layers:
             packed = result.weights.get(self._prefix + layer)
             if packed is not None:
-                dtype = self._block.linear(layer).weight.dtype
+                dtype = self._block.weight(layer).dtype
                 self._block.replace_weight(layer, packed.dequantize(dtype))
         self._result.weights |= result.weights
         self._result.errors += result.errors
@@ -124,7 +134,7 @@ class BlockPass:
 
 def solve_layers(
     weights: Mapping[str, Tensor],
-    finish_hessian: Callable[[], Tensor],
+    finish_hessian: Callable[[], Tensor | None],
     schemes: Schemes,
     solve: Solver,
     place: str,
@@ -133,8 +143,8 @@ def solve_layers(
 
     Args:
         weights: Weights [O, I] by full layer name.
-        finish_hessian: Gives the Hessian of their input, [I, I]; asked for once, and only where
-            a layer is rounded.
+        finish_hessian: Gives the Hessian of their input, [I, I], None where there was no input;
+            asked for once, and only where a layer is rounded.
         schemes: How each is rounded.
         solve: Rounds stacked rows.
         place: Where they stand, for errors.
@@ -202,13 +212,17 @@ class CalibrationBatches:
         """Sets a batch's residual stream."""
         self._store.put(f"hidden-{index}", hidden)
 
-    def keep(self, batch: Batch, name: str, tensor: Tensor) -> None:
+    def keep(self, index: int, name: str, tensor: Tensor) -> None:
         """Keeps an intermediate result of a batch for the next stage."""
-        self._store.put(f"{name}-{batch.index}", tensor)
+        self._store.put(f"{name}-{index}", tensor)
 
-    def take(self, batch: Batch, name: str) -> Tensor:
+    def look(self, index: int, name: str) -> Tensor:
+        """Returns an intermediate result, which stays; it must not be changed."""
+        return self._store.get(f"{name}-{index}")
+
+    def take(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result and forgets it."""
-        return self._store.take(f"{name}-{batch.index}")
+        return self._store.take(f"{name}-{index}")
 
 
 class _HiddenView(Mapping[str, Tensor]):

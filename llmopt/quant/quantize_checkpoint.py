@@ -32,6 +32,8 @@ from llmopt.quant.block_pass import (
     Solver,
     solve_layers,
 )
+from llmopt.quant.expert_pass import ExpertPass
+from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
 from llmopt.quant.solution import split_solution
@@ -54,6 +56,7 @@ class QuantizeJob:
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
+        experts: What becomes of experts that see few tokens; None treats all alike.
     """
 
     checkpoint: Checkpoint
@@ -66,6 +69,7 @@ class QuantizeJob:
     processor: str
     activation_budget_bytes: int
     progress: Progress
+    experts: ExpertPolicy | None = None
 
 
 def quantize_blocks(job: QuantizeJob) -> Journal:
@@ -118,12 +122,23 @@ def _run_with_data(
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, model.num_blocks):
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
-        prefix = job.checkpoint.config.block_prefix(index)
-        schemes = job.plan.schemes
-        result = BlockPass(block, prefix, schemes, job.solve, _reporter(job)).run(data)
+        result = _pass_block(job, block, job.checkpoint.config.block_prefix(index), data)
         yield result, data.hidden()
     if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
         yield _solve_output_layer(job, model, data), None
+
+
+def _pass_block(
+    job: QuantizeJob, block: DecoderBlock, prefix: str, data: CalibrationBatches
+) -> BlockResult:
+    schemes, report = job.plan.schemes, _reporter(job)
+    if block.experts is None:
+        return BlockPass(block, prefix, schemes, job.solve, report).run(data)
+    result = ExpertPass(block, prefix, schemes, job.solve, report, job.experts).run(data)
+    note = note_starved(result.errors, job.experts)
+    if note is not None:
+        job.progress.note(note)
+    return result
 
 
 def _solve_output_layer(
@@ -233,6 +248,7 @@ def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
 def _reporter(job: QuantizeJob) -> Callable[[LayerError], None]:
     def report(error: LayerError) -> None:
         layer = error.layer.rpartition(".")[2]
-        job.progress.detail(f"{layer} {error.snr_db:.1f} dB")
+        snr = "no data" if error.snr_db is None else f"{error.snr_db:.1f} dB"
+        job.progress.detail(f"{layer} {snr}")
 
     return report

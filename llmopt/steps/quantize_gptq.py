@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
+from llmopt.steps.expert_fields import ExpertFields
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class QuantizeGptq(QuantizeFields):
         description="How far damping may be raised where a Hessian is not positive definite; "
         "what was used is in the manifest.",
     )
+    experts: ExpertFields = Field(
+        default_factory=ExpertFields,
+        description="Mixtures of experts: what becomes of experts that see few calibration "
+        "tokens; by default they are calibrated on all tokens of their block.",
+    )
 
     @model_validator(mode="after")
     def _check_orders(self) -> "QuantizeGptq":
@@ -61,6 +67,7 @@ class QuantizeGptq(QuantizeFields):
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
+        from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
         from llmopt.steps.quantize_run import (  # noqa: PLC0415
             QuantizationInput,
@@ -82,5 +89,7 @@ class QuantizeGptq(QuantizeFields):
             assert H_II is not None
             return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
 
-        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
+        min_tokens = self.experts.count_tokens(checkpoint.config)
+        policy = ExpertPolicy(min_tokens, self.experts.starved, options.scale_dtype)
+        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), policy)
         return run_quantization(self, job, context)

@@ -19,6 +19,7 @@ from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
+from llmopt.quant.expert_policy import ExpertPolicy, describe_starved
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import (
     QuantizeJob,
@@ -48,12 +49,14 @@ class QuantizationInput:
         plan: How each layer is rounded.
         solve: Rounds stacked rows.
         data: The calibration set; None rounds without looking at data.
+        experts: What becomes of experts that see few tokens; None treats all alike.
     """
 
     checkpoint: Checkpoint
     plan: QuantPlan
     solve: Solver
     data: ResolvedInput | None
+    experts: ExpertPolicy | None = None
 
 
 def run_quantization(
@@ -77,6 +80,7 @@ def run_quantization(
             processor=describe_device(device)["name"],
             activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
             progress=context.progress,
+            experts=given.experts,
         )
     )
     quantized = time.perf_counter()
@@ -102,7 +106,10 @@ def run_quantization(
             **describe_device(device),
             "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
         },
-        degraded=_describe_raised_damp(journal.errors),
+        degraded=[
+            *_describe_raised_damp(journal.errors),
+            *describe_starved(journal.errors, given.experts),
+        ],
         timings={
             "prepare_s": round(prepared - started, 3),
             "quantize_s": round(quantized - prepared, 3),
