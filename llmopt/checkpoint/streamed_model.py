@@ -16,6 +16,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.compressed_tensors_format import TENSOR_NAMES as COMPRESSED_NAMES
 from llmopt.checkpoint.compressed_tensors_format import unpack as unpack_compressed
+from llmopt.checkpoint.expert_mixture import read_mixture
 from llmopt.checkpoint.gptq_format import TENSOR_NAMES as GPTQ_NAMES
 from llmopt.checkpoint.gptq_format import unpack as unpack_gptq
 from llmopt.checkpoint.packed_weight import PackedWeight
@@ -23,6 +24,7 @@ from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.errors import InputError
 
 EMBEDDINGS = "model.embed_tokens.weight"
+WINDOWED_TYPES = ("mistral", "mixtral", "qwen3_moe")  # a window, if there is one, in every block
 PositionEmbeddings = tuple[Tensor, Tensor]
 # What transformers raises on a config.json that it can make no model of.
 CONFIG_ERRORS = (
@@ -87,7 +89,13 @@ class StreamedModel:
         """
         module: nn.Module = copy.deepcopy(self._core.layers[block])
         prefix = self.checkpoint.config.block_prefix(block)
-        state = {name: self.read_weight(prefix + name) for name, _ in module.named_parameters()}
+        experts = self.checkpoint.config.experts_in(block)
+        state: dict[str, Tensor] = {}
+        if experts is not None:
+            state = read_mixture(experts, lambda name: self.read_weight(prefix + name))
+        for name, _ in module.named_parameters():
+            if name not in state:
+                state[name] = self.read_weight(prefix + name)
         module.load_state_dict(state, assign=True)
         return module.requires_grad_(requires_grad=False)
 
@@ -145,7 +153,7 @@ class StreamedModel:
         if layer_types is not None:
             return bool(layer_types[block] == "sliding_attention")
         window = getattr(self.config, "sliding_window", None)
-        return self.checkpoint.config.model_type == "mistral" and window is not None
+        return self.checkpoint.config.model_type in WINDOWED_TYPES and window is not None
 
 
 class OutputHead:
@@ -231,7 +239,9 @@ def _build_shell(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any
             return AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
-                attn_implementation="sdpa",  # never what the file asks for: it may name code
+                # Never what the file asks for: it may name code.
+                attn_implementation="sdpa",
+                experts_implementation="eager",
                 trust_remote_code=checkpoint.trust_remote_code,
             )
     except CONFIG_ERRORS as error:
