@@ -1,22 +1,24 @@
-"""The 4-bit checkpoint format of bitsandbytes, its config and its tensors' shapes; no torch.
+"""The layout of bitsandbytes' 4-bit checkpoints; no torch.
 
 Per linear layer of n weights, taken row by row: `weight` uint8 [ceil(n/2), 1], two per byte, the
 first in the high bits; `weight.absmax`, one per block of `block_size` weights, float32, or with
 double quantisation uint8 in blocks of 256 that have their own `weight.nested_absmax` and
 `weight.nested_quant_map`; `weight.quant_map` float32 [16], the values that 4 bits stand for;
 `weight.quant_state.bitsandbytes__nf4` (or `fp4`), JSON text with dtype, shape and block sizes.
-Source: bitsandbytes, functional.py, QuantState.as_dict; transformers, BitsAndBytesConfig.to_dict.
+Source: bitsandbytes, functional.py, QuantState.as_dict.
 """
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llmopt.checkpoint.safetensors_header import TensorPlan
+from llmopt.errors import InputError
 
 QuantType = Literal["nf4", "fp4"]
 NESTED_BLOCK_SIZE = 256  # bitsandbytes' own, no option
 BITS = 4
+STATE_DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +55,45 @@ def plan_bitsandbytes_tensors(
     return plans
 
 
-def build_bitsandbytes_config(
-    scheme: BitsAndBytesScheme, compute_dtype: str, kept: Sequence[str] | None
-) -> dict[str, Any]:
-    """Returns the `quantization_config` that transformers writes for the same settings.
+@dataclass(frozen=True, slots=True)
+class NibbleState:
+    """What a layer's `quant_state` says of it.
 
-    Args:
-        scheme: How weights are stored.
-        compute_dtype: What a loader computes in.
-        kept: Modules that stay as they are; None leaves that to transformers, which keeps the
-            output head.
+    Attributes:
+        shape: The weight's.
+        dtype: torch's name of what it was before.
+        block_size: Weights that share a scale.
+        nested_block_size: Scales that share a scale of their own; None without double
+            quantisation.
+        offset: What was taken off the scales before they were quantised.
     """
-    return {
-        "quant_method": "bitsandbytes",
-        "load_in_4bit": True,
-        "load_in_8bit": False,
-        "_load_in_4bit": True,
-        "_load_in_8bit": False,
-        "bnb_4bit_compute_dtype": compute_dtype,
-        "bnb_4bit_quant_storage": "uint8",
-        "bnb_4bit_quant_type": scheme.quant_type,
-        "bnb_4bit_use_double_quant": scheme.double_quant,
-        "llm_int8_enable_fp32_cpu_offload": False,
-        "llm_int8_has_fp16_weight": False,
-        "llm_int8_skip_modules": None if kept is None else list(kept),
-        "llm_int8_threshold": 6.0,
-    }
+
+    shape: tuple[int, ...]
+    dtype: str
+    block_size: int
+    nested_block_size: int | None
+    offset: float
+
+
+def parse_state(text: bytes, layer: str) -> NibbleState:
+    """Reads a layer's `quant_state`.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        state = json.loads(text)
+        nested = state.get("nested_blocksize")
+        found = NibbleState(
+            shape=tuple(int(size) for size in state["shape"]),
+            dtype=str(state["dtype"]),
+            block_size=int(state["blocksize"]),
+            nested_block_size=None if nested is None else int(nested),
+            offset=float(state.get("nested_offset", 0.0)),
+        )
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{layer}: its quant_state is damaged: {error}") from None
+    sizes = (*found.shape, found.block_size, found.nested_block_size or 1)
+    if len(found.shape) != 2 or min(sizes) < 1 or found.dtype not in STATE_DTYPES:
+        raise InputError(f"{layer}: its quant_state is damaged: {found}")
+    return found

@@ -15,8 +15,8 @@ from llmopt.checkpoint.bitsandbytes_format import (
 )
 from llmopt.checkpoint.bitsandbytes_kernels import (
     QuantState,
-    dequantize_4bit,
     dequantize_blockwise,
+    dequantize_codes,
     quantize_4bit,
     quantize_blockwise,
 )
@@ -94,16 +94,10 @@ class Nf4Codec:
         total = 0.0
         for start, part in read_slices(name, entry, SLICE_ELEMENTS):
             words = packed[start // 2 : start // 2 + -(-len(part) // 2)]
-            num_values = 2 * len(words)  # an odd count has its last half byte free
-            slice_state = QuantState(
-                absmax=absmax[start // size : start // size + -(-num_values // size)],
-                shape=torch.Size([1, num_values]),
-                code=state.code,
-                blocksize=size,
-                quant_type=self._scheme.quant_type,
-                dtype=torch.float32,
-            )
-            values = dequantize_4bit(words.to(self._device), slice_state).reshape(-1)[: len(part)]
+            scales = absmax[start // size : start // size + -(-len(part) // size)]
+            values = dequantize_codes(
+                words.to(self._device), scales, size, self._scheme.quant_type
+            )[: len(part)]
             error = values - part.to(self._device, torch.float32)
             total += float(error.square_().sum())
         return total

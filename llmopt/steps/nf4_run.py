@@ -2,7 +2,7 @@
 
 import torch
 
-from llmopt.checkpoint.bitsandbytes_format import build_bitsandbytes_config
+from llmopt.checkpoint.bitsandbytes_config import build_bitsandbytes_config
 from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, list_kept_linears
 from llmopt.checkpoint.model_card import write_model_card
 from llmopt.quant.nf4 import Nf4Codec

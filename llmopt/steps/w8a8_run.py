@@ -5,7 +5,8 @@ import torch
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, list_kept_linears
 from llmopt.checkpoint.model_card import write_model_card
-from llmopt.checkpoint.w8a8_format import W8A8Format, build_w8a8_config
+from llmopt.checkpoint.w8a8_config import build_w8a8_config
+from llmopt.checkpoint.w8a8_format import W8A8Format
 from llmopt.quant.channel_codec import ChannelCodec
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import select_device
