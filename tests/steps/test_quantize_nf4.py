@@ -9,12 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import CapabilityError, IncompatibleError
-from llmopt.steps.base import ResolvedInput, RunContext
 from llmopt.steps.quantize_nf4 import QuantizeNf4
 from tests.checkpoint.numpy_dequantizer import read_folder
 from tests.models import make_model
+from tests.steps.stream_steps import run_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = torch.tensor([[1, 77, 2050, 9, 301, 5, 6000, 42]])
@@ -22,13 +21,8 @@ IDS = torch.tensor([[1, 77, 2050, 9, 301, 5, 6000, 42]])
 
 def quantize(model: Path, folder: Path, **fields: Any) -> Path:
     """Runs the step by itself; returns the artifact's folder."""
-    work, scratch = folder / "work", folder / "scratch"
-    work.mkdir(parents=True)
-    scratch.mkdir()
     step = QuantizeNf4.model_validate({"uses": "quantize.nf4", "model": "base", **fields})
-    inputs = {"model": ResolvedInput("base", "checkpoint", "", model)}
-    step.run(inputs, RunContext(work, scratch, "cpu", 1, SilentProgress()))
-    return work
+    return run_step(step, model, folder)[0]
 
 
 def quantize_by_transformers(model: Path, folder: Path, **settings: Any) -> Path:
