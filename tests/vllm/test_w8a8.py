@@ -62,9 +62,10 @@ class Comparison:
         return float(self.noise.mean() / self.own_noise.mean())
 
     def assert_equal(self) -> None:
-        """Every other token is a tie within the noise, and vLLM is no noisier than that."""
+        """Every other token is a tie within the noise of two scores; vLLM is no noisier."""
         for distance in self.ties:
-            assert distance <= self.own_noise.max(), f"a token differs at a distance of {distance}"
+            allowed = 2 * self.own_noise.max()
+            assert distance <= allowed, f"a token differs at a distance of {distance}"
             warn(f"tie at a distance of {distance:.4f}", TieWarning, 2)
         assert self.factor <= NOISE_FACTOR, f"{self.factor:.2f} times the reference's own noise"
 
