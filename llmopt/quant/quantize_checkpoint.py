@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,18 +58,21 @@ class QuantizeJob:
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
+        packs_words: Whether integers share 32-bit words; else compressed-tensors stores them as
+            int8 (its `int-quantized`, for schemes of 8 bits per channel).
     """
 
     checkpoint: Checkpoint
     plan: QuantPlan
     solve: Solver
-    format: QuantFormat | Literal["int-quantized"]
+    format: QuantFormat
     windows: CalibrationWindows | None
     scratch: Path
     device: torch.device
     processor: str
     activation_budget_bytes: int
     progress: Progress
+    packs_words: bool = True
 
 
 def quantize_blocks(job: QuantizeJob) -> Journal:
@@ -240,9 +242,8 @@ def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
     pack: Callable[[PackedWeight], dict[str, Tensor]] = gptq_format.pack
     scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
     if job.format == "compressed-tensors":
-        pack = partial(compressed_tensors_format.pack, scale_dtype=scale_dtype)
-    elif job.format == "int-quantized":
-        pack = partial(pack_int_quantized, scale_dtype=scale_dtype)
+        packer = compressed_tensors_format.pack if job.packs_words else pack_int_quantized
+        pack = partial(packer, scale_dtype=scale_dtype)
     return {
         f"{name}.{suffix}": tensor
         for name, weight in result.weights.items()
