@@ -14,7 +14,10 @@ from llmopt.checkpoint.weights_index import index_tensors
 from llmopt.errors import InputError
 
 FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-PACKED_SUFFIXES = (".qweight", ".weight_packed", ".weight_scale", ".weight.absmax")
+PACKED_SUFFIXES = (
+    ".qweight", ".weight_packed", ".weight_scale", ".weight.absmax",
+    ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4",
+)  # fmt: skip
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that old exports stored; recomputed
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 
