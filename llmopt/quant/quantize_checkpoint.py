@@ -16,6 +16,7 @@ from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint import compressed_tensors_format, gptq_format
 from llmopt.checkpoint.activation_store import ActivationStore
+from llmopt.checkpoint.channel_format import pack_int_quantized
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.packed_weight import PackedWeight
@@ -62,6 +63,8 @@ class QuantizeJob:
         progress: Hears of every block.
         experts: What becomes of experts that see few tokens; None treats all alike.
         solve_stage: Works on the layers that share an input.
+        packs_words: Whether integers share 32-bit words; else compressed-tensors stores them as
+            int8 (its `int-quantized`, for schemes of 8 bits per channel).
     """
 
     checkpoint: Checkpoint
@@ -76,6 +79,7 @@ class QuantizeJob:
     progress: Progress
     experts: ExpertPolicy | None = None
     solve_stage: StageSolver = solve_layers
+    packs_words: bool = True
 
     @property
     def rounding(self) -> Rounding:
@@ -259,9 +263,10 @@ def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.
 
 def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
     pack: Callable[[PackedWeight], dict[str, Tensor]] = gptq_format.pack
+    scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
     if job.format == "compressed-tensors":
-        scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
-        pack = partial(compressed_tensors_format.pack, scale_dtype=scale_dtype)
+        packer = compressed_tensors_format.pack if job.packs_words else pack_int_quantized
+        pack = partial(packer, scale_dtype=scale_dtype)
     return {
         f"{name}.{suffix}": tensor
         for name, weight in result.weights.items()

@@ -113,7 +113,7 @@ def run_quantization(
             "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
         },
         degraded=[
-            *_describe_raised_damp(journal.errors),
+            *describe_raised_damp(journal.errors),
             *describe_starved(journal.errors, given.experts),
         ],
         timings={
@@ -137,7 +137,8 @@ def _measure_bits_per_weight(checkpoint: Checkpoint, plan: QuantPlan, journal: J
     return 8 * (written + kept) / weights
 
 
-def _describe_raised_damp(errors: list[LayerError]) -> list[str]:
+def describe_raised_damp(errors: list[LayerError]) -> list[str]:
+    """Says of each layer whose damping was raised how far."""
     return [
         f"{error.layer}: damp_percent raised to {error.damp_percent:g}, its Hessian was not "
         "positive definite before"
