@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llmopt.errors import NumericalError
+from llmopt.quant.factorization import is_finite
 from llmopt.quant.precision import bf16_matmul
 
 STRIPE_COLUMNS = 256
@@ -44,7 +45,7 @@ class Hessian:
             stop = start + STRIPE_COLUMNS
             H_II[stop:, start:stop] = H_II[start:stop, stop:].T
         H_II /= max(self._num_tokens, 1)
-        if not bool(torch.isfinite(H_II).all()):
+        if not is_finite(H_II):
             raise NumericalError(
                 "the calibration activations hold NaN or infinity",
                 remedy="if the checkpoint is float16 it may overflow there: use --device cpu, or "
