@@ -22,7 +22,7 @@ from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.packed_weight import PackedWeight
-from llmopt.quant.block_solve import ColumnGrids, round_block
+from llmopt.quant.block_solve import ColumnGrids, choose_rounder
 from llmopt.quant.column_order import ColumnOrder, order_columns
 from llmopt.quant.factorization import Factor, factorize
 from llmopt.quant.grid import Grid, fit_grid
@@ -67,7 +67,7 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
         NumericalError: H holds NaN or infinity, or is not positive definite even at
             `max_damp_percent`.
     """
-    W_IR = W_RI.T.to(H_II.dtype, copy=True, memory_format=torch.contiguous_format)
+    W_IR = W_RI.T.clone(memory_format=torch.contiguous_format).to(H_II.dtype)
     dead_I = H_II.diagonal() == 0
     dropped_R = W_IR[dead_I].square().sum(0)
     W_IR[dead_I] = 0  # an input that is always zero: its weights are free, as in the paper's code
@@ -76,7 +76,7 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
     factor = factorize(
         _permute(H_II, order, dead_I), options.damp_percent, options.max_damp_percent
     )
-    W_IR = W_IR if order.is_identity else W_IR[order.perm_I]
+    W_IR = W_IR if order.is_identity else W_IR.index_select(0, order.perm_I)
     solution = _round_columns(W_IR, factor, order, options, signal_R)
     return replace(solution, squared_error_R=solution.squared_error_R + dropped_R)
 
@@ -160,7 +160,8 @@ class _Rounding:
     def round_block(self, first: int, last: int, C_BR: Tensor, grids: ColumnGrids) -> None:
         """Rounds columns first..last, given with all earlier errors fed back."""
         U_BB = self.factor.U_T[first:last, first:last]
-        steps_BR = round_block(self.W_IR[first:last], C_BR, self.E_IR[first:last], U_BB, grids)
+        W_BR, E_BR = self.W_IR[first:last], self.E_IR[first:last]
+        steps_BR = choose_rounder(W_BR.device)(W_BR, C_BR, E_BR, U_BB, grids)
         self.q_IR[first:last] = (steps_BR - grids.lowest_BR).to(torch.uint8)
         residual_BR = C_BR.sub_(steps_BR.mul_(grids.scale_BR))
         self.loss_R.addmv_(residual_BR.square_().T, self.factor.D_I[first:last])

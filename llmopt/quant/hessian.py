@@ -26,7 +26,7 @@ class Hessian:
 
     def add(self, X_BTI: Tensor, lengths_B: Tensor | None = None) -> None:
         """Adds a batch; with `lengths_B` only the first so many tokens of each row count."""
-        X_NI = X_BTI.flatten(0, -2) if lengths_B is None else _take_real(X_BTI, lengths_B)
+        X_NI = take_real(X_BTI, lengths_B)
         self._num_tokens += len(X_NI)
         if X_BTI.dtype == torch.bfloat16:
             with bf16_matmul():
@@ -59,6 +59,9 @@ class Hessian:
             stripe.addmm_(X_NI[:, start : start + STRIPE_COLUMNS].T, X_NI[:, start:])
 
 
-def _take_real(X_BTI: Tensor, lengths_B: Tensor) -> Tensor:
+def take_real(X_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Returns the tokens that count, [N, I]: the first so many of each row, or all."""
+    if lengths_B is None:
+        return X_BTI.flatten(0, -2)
     positions_1T = torch.arange(X_BTI.shape[1], device=X_BTI.device)[None]
     return X_BTI[positions_1T < lengths_B[:, None].to(X_BTI.device)]
