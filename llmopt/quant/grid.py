@@ -70,6 +70,8 @@ def fit_grid(
     factors_F1 = W_CR.new_tensor(list_factors(scheme.bits))[:, None]
     tried = _span_range(low_R * factors_F1, high_R * factors_F1, scheme, scale_dtype)
     rows = max(SEARCH_ELEMENTS // len(W_CR), 1)
+    if W_CR.is_cuda:  # there, launches cost more than memory does
+        rows = W_CR.shape[1]
     pieces = [
         _choose_nearest(W_CR[:, first : first + rows], tried.of_rows(first, rows), scheme.max_q)
         for first in range(0, W_CR.shape[1], rows)
