@@ -237,7 +237,7 @@ def test_activations_on_disk_change_nothing(model: Path, tmp_path: Path, padded:
         windows = CalibrationWindows(windows.ids_NT, np.arange(210) % 39 + 2)
     in_memory = quantize(model, tmp_path / "memory", windows=windows)
     on_disk = quantize(model, tmp_path / "disk", windows=windows, budget_bytes=0)
-    assert len(list((tmp_path / "disk/scratch/activations").iterdir())) == 3
+    assert len(list((tmp_path / "disk/scratch/activations/0").iterdir())) == 3
     assert read_files(in_memory.folder) == read_files(on_disk.folder)
     assert in_memory.journal.errors == on_disk.journal.errors
 
