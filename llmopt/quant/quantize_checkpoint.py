@@ -63,6 +63,7 @@ class QuantizeJob:
         more_devices: Take a share of the calibration batches through each block; not where there
             are experts or `asymmetric` is set.
         asymmetric: Aims at the original model's outputs; not for experts.
+        reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
@@ -87,6 +88,7 @@ class QuantizeJob:
     packs_words: bool = True
     more_devices: tuple[torch.device, ...] = ()
     asymmetric: AsymmetricOptions | None = None
+    reads_ahead: bool = False
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -170,6 +172,9 @@ def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, model.num_blocks):
         blocks = [DecoderBlock(each, index, job.windows.ids_NT.shape[1]) for each in models]
+        if job.reads_ahead and index + 1 < model.num_blocks:
+            for each in models:
+                each.read_ahead(index + 1)
         if job.asymmetric is not None:
             blocks.append(DecoderBlock(model, index, job.windows.ids_NT.shape[1]))
         result = _pass_block(job, blocks, index, data)

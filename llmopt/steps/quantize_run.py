@@ -88,6 +88,7 @@ def run_quantization(
         experts=given.experts,
         asymmetric=given.asymmetric,
         more_devices=tuple(others),
+        reads_ahead=device.type == "cuda",
     )
     if given.budget is not None:
         job = replace(job, plan=allocate_bits(job, given.budget))

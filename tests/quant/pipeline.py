@@ -87,6 +87,7 @@ def quantize(
     experts: ExpertPolicy | None = None,
     asymmetric: AsymmetricOptions | None = None,
     num_devices: int = 1,
+    reads_ahead: bool = False,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -107,6 +108,7 @@ def quantize(
             progress=progress or SilentProgress(),
             experts=experts,
             asymmetric=asymmetric,
+            reads_ahead=reads_ahead,
             more_devices=(torch.device("cpu"),) * (num_devices - 1),
         )
     )

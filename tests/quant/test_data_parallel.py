@@ -45,6 +45,14 @@ def test_integers_are_those_of_one_device_but_for_ties(tmp_path: Path, num_devic
         assert torch.allclose(H, other_H, atol=1e-2 * float(H.abs().max()))
 
 
+def test_reading_ahead_changes_no_byte(tmp_path: Path) -> None:
+    model = make_small_model(tmp_path / "model", num_hidden_layers=4, max_shard_size="100KB")
+    plain = quantize(model, tmp_path / "plain")
+    ahead = quantize(model, tmp_path / "ahead", reads_ahead=True)
+    name = "model.safetensors"
+    assert (plain.folder / name).read_bytes() == (ahead.folder / name).read_bytes()
+
+
 def test_work_of_other_devices_is_not_gone_on_with(tmp_path: Path) -> None:
     model = make_small_model(tmp_path / "model")
     done = quantize(model, tmp_path / "work", num_devices=2)
