@@ -46,9 +46,9 @@ def _refuse_bits(weights: ServedWeights, served: tuple[int, ...], engine: str) -
     for layer, scheme in weights.integers():
         if scheme.bits not in served:
             yield Fault(
-                f"{layer.kind}: {engine} has no {scheme.bits}-bit integers, only "
-                f"{', '.join(map(str, served))}",
+                f"{engine} has no {scheme.bits}-bit integers, only {', '.join(map(str, served))}",
                 "set bits: 4",
+                layer.kind,
             )
 
 

@@ -15,7 +15,7 @@ from llmopt.serving.vllm_memory_rule import memory
 from llmopt.serving.vllm_scheme_rules import SCHEME_RULES
 from llmopt.serving.vllm_shape_rules import SHAPE_RULES, context_length
 
-MAX_SHOWN = 12  # one fault per kind of layer, so that more would be a wall of text
+MAX_NAMED = 3  # layers or blocks by name; more are counted
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "vllm": (*SCHEME_RULES, *SHAPE_RULES, memory),
     "onnxruntime": (*ONNX_RULES, context_length),
@@ -29,17 +29,31 @@ def check_servable(weights: ServedWeights, target: Target) -> None:
     Raises:
         IncompatibleError: Names every rule that is broken, and for each a setting to change.
     """
-    faults: dict[str, str] = {}
+    places: dict[tuple[str, str], list[str]] = {}
+    remedies: dict[str, None] = {}
     for rule in RULES[target.runtime]:
         for fault in rule(weights, target):
-            faults.setdefault(f"{fault.message} [{rule_name(rule)}]", fault.remedy)
-    if not faults:
+            found = places.setdefault((rule_name(rule), fault.message), [])
+            if fault.where is not None and fault.where not in found:
+                found.append(fault.where)
+            remedies[fault.remedy] = None
+    if not places:
         return
-    messages = list(faults)
-    shown = "; ".join(messages[:MAX_SHOWN])
-    if len(messages) > MAX_SHOWN:
-        shown += f"; and {len(messages) - MAX_SHOWN} more"
+    kinds = len({layer.kind for layer in weights.rounded()})
+    told = [
+        f"{message}{_name_places(found, kinds)} [{rule}]"
+        for (rule, message), found in places.items()
+    ]
     raise IncompatibleError(
-        f"{target.place} could not serve this: {shown}",
-        remedy="; ".join(dict.fromkeys(faults.values())),
+        f"{target.place} could not serve this: {'; '.join(told)}", remedy="; ".join(remedies)
     )
+
+
+def _name_places(found: list[str], num_kinds: int) -> str:
+    if not found:
+        return ""
+    if len(found) == num_kinds > 1:
+        return " (all layers)"
+    named = ", ".join(found[:MAX_NAMED])
+    more = len(found) - MAX_NAMED
+    return f" ({named} and {more} more)" if more > 0 else f" ({named})"

@@ -18,10 +18,12 @@ class Fault(NamedTuple):
     Attributes:
         message: The value received and what is allowed.
         remedy: The setting to change.
+        where: The kind of layer, or the block; faults that differ in nothing else are told once.
     """
 
     message: str
     remedy: str
+    where: str | None = None
 
 
 Rule = Callable[[ServedWeights, Target], Iterator[Fault]]

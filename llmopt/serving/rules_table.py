@@ -19,9 +19,9 @@ INTRODUCTION = """\
 Written by `make reference` from the rules in `llmopt/serving`; do not edit.
 
 A recipe's `target` (runtime, device, gpu, tp, max_model_len, concurrency) decides before any work
-whether the planned artifact could be served, from config.json's figures alone: `llmopt validate`,
-`plan` and `run` end with exit code 7 and name each broken rule, the value, what is allowed and a
-setting to change. Without `target` nothing is refused. Group sizes need no rule: vLLM takes -1, 32,
+whether the planned artifact could be served, from config.json's figures alone: `llmopt validate`
+and `run` end with exit code 7 and name each broken rule, the value, what is allowed and a setting
+to change. Without `target` nothing is refused. Group sizes need no rule: vLLM takes -1, 32,
 64 and 128, and recipes know no others.
 
 vLLM means 0.32; file names are of its source, under `vllm/model_executor/` where no other place is

@@ -27,8 +27,9 @@ def gptq_symmetric(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     for layer, scheme in weights.integers():
         if weights.format == "gptq" and not scheme.sym:
             yield Fault(
-                f"format gptq must be symmetric, {layer.kind} is not",
+                "format gptq must be symmetric",
                 "set sym: true, or format: compressed-tensors",
+                layer.kind,
             )
 
 
@@ -49,8 +50,9 @@ def served_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     for layer, scheme in weights.integers():
         if scheme.bits not in SERVED_BITS:
             yield Fault(
-                f"{layer.kind}: {scheme.bits} bits are not served, only 4 and 8",
+                f"{scheme.bits} bits are not served, only 4 and 8",
                 "set bits: 4, or leave out target to quantise for other servers",
+                layer.kind,
             )
 
 
@@ -70,8 +72,9 @@ def asymmetric_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
             continue
         if not _machete_takes(weights, layer, target):
             yield Fault(
-                f"{layer.kind}: an asymmetric grid must have 4 bits, not 8",
+                "an asymmetric grid must have 4 bits, not 8",
                 "set sym: true, or bits: 4",
+                layer.kind,
             )
 
 
@@ -101,8 +104,9 @@ def act_order(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     for layer, scheme in weights.integers():
         if scheme.has_moved_groups:
             yield Fault(
-                f"{layer.kind}: act-order with groups is no longer served",
+                "act-order with groups is no longer served",
                 "set desc_act: false, static_groups: true, or group_size: -1",
+                layer.kind,
             )
 
 
@@ -119,7 +123,7 @@ def cpu_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     for layer, scheme in weights.integers():
         if target.device == "cpu" and scheme.bits == 8:
             yield Fault(
-                f"{layer.kind}: weight-only kernels on a CPU take 4 bits, not 8", "set bits: 4"
+                "weight-only kernels on a CPU take 4 bits, not 8", "set bits: 4", layer.kind
             )
 
 
@@ -139,8 +143,9 @@ def fused_alike(weights: ServedWeights, target: Target) -> Iterator[Fault]:
         if len({(layer.storage, layer.scheme) for layer in layers}) > 1:
             names = ", ".join(layer.name.removeprefix(f"{place}.") for layer in layers)
             yield Fault(
-                f"{place}: {names} are loaded as one and must be alike",
+                f"{names} are loaded as one and must be alike",
                 "let an override name all of them or none",
+                place,
             )
 
 
@@ -163,8 +168,9 @@ def experts_alike(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     for experts, found in kinds.items():
         if len(found) > 1:
             yield Fault(
-                f"{experts}: a block's experts are loaded as one and must be alike",
+                "a block's experts are loaded as one and must be alike",
                 "let an override name all of a block's experts (*.experts.*) or none",
+                experts,
             )
 
 
@@ -182,8 +188,9 @@ def gptq_experts_base(weights: ServedWeights, target: Target) -> Iterator[Fault]
     for layer in weights.layers:
         if weights.format == "gptq" and layer.experts and layer.scheme != weights.base:
             yield Fault(
-                f"{layer.experts}: format gptq can't say that experts differ from other layers",
+                "format gptq can't say that experts differ from other layers",
                 "set format: compressed-tensors, or leave experts out of overrides",
+                layer.experts,
             )
 
 
