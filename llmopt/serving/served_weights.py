@@ -25,7 +25,11 @@ VOCABULARY_MULTIPLE = 64  # vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_S
 ROW_PARALLEL = ("o_proj", "down_proj", "w2")  # sharded along the input; others the output
 KEY_VALUE = ("k_proj", "v_proj")
 EXPERT = re.compile(r"(?P<experts>.*\.experts)\.\d+\.")
-FUSED_LAYERS = tuple(stage.layers for stage in DECODER_STAGES if len(stage.layers) > 1)
+FUSED_PARTS = tuple(
+    tuple(name.rpartition(".")[2] for name in stage.layers)
+    for stage in DECODER_STAGES
+    if len(stage.layers) > 1
+)
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,18 @@ class ServedWeights:
         return out_features // self.num_shards(layer, tp), in_features
 
     def fused(self) -> Iterator[tuple[str, tuple[ServedLayer, ...]]]:
-        """Yields the layers that servers load as one: where they stand, and each of them."""
-        by_name = {layer.name: layer for layer in self.layers}
-        for name in by_name:
-            for names in FUSED_LAYERS:
-                prefix = name.removesuffix(names[0])
-                if prefix != name:
-                    yield prefix.removesuffix("."), tuple(by_name[prefix + n] for n in names)
+        """Yields the layers that servers load as one: where they stand, and each of them.
+
+        Experts are loaded as one in another way.
+        """
+        parents: dict[str, dict[str, ServedLayer]] = {}
+        for layer in self.layers:
+            if layer.experts is None:
+                parents.setdefault(layer.name.rpartition(".")[0], {})[layer.part] = layer
+        for parent, layers in parents.items():
+            for parts in FUSED_PARTS:
+                if parts[0] in layers:
+                    yield parent, tuple(layers[part] for part in parts)
 
 
 def describe_plan(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat) -> ServedWeights:

@@ -141,7 +141,7 @@ def fused_alike(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     del target
     for place, layers in weights.fused():
         if len({(layer.storage, layer.scheme) for layer in layers}) > 1:
-            names = ", ".join(layer.name.removeprefix(f"{place}.") for layer in layers)
+            names = ", ".join(layer.part for layer in layers)
             yield Fault(
                 f"{names} are loaded as one and must be alike",
                 "let an override name all of them or none",

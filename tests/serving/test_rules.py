@@ -120,14 +120,14 @@ CASES = [
     ),
     Case(
         "fused-alike",
-        "self_attn.v_proj are loaded as one and must be alike (model.layers.0, model.layers.1, "
-        "model.layers.2 and 29 more)",
+        "q_proj, k_proj, v_proj are loaded as one and must be alike (model.layers.0.self_attn, "
+        "model.layers.1.self_attn, model.layers.2.self_attn and 29 more)",
         serve(LLAMA_8B, GROUP_128, "gptq", V_IN_32),
         serve(LLAMA_8B, GROUP_128, "gptq", {**V_IN_32, "layers": "*.[qkv]_proj"}),
     ),
     Case(
         "fused-alike",
-        "self_attn.v_proj are loaded as one and must be alike (model.layers.31)",
+        "q_proj, k_proj, v_proj are loaded as one and must be alike (model.layers.31.self_attn)",
         serve(LLAMA_8B, GROUP_128, CT, {**V_LEFT, "layers": "*.31.*.v_proj"}),
         serve(LLAMA_8B, GROUP_128, CT, {**V_LEFT, "layers": "*.31.*"}),
     ),
