@@ -85,9 +85,9 @@ def group_per_gpu(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     For: vllm
 
     Source: kernels/linear/mixed_precision/marlin.py, can_implement: "A group straddling TP ranks
-    cannot be fixed by padding"; vllm/distributed/utils.py, verify_group_size_divides_partition, which
-    compressed_tensors_wNa16.py asks. Machete (Hopper) does not look, and auto_gptq.py would then
-    cut the scales at wrong places
+    cannot be fixed by padding"; vllm/distributed/utils.py, verify_group_size_divides_partition,
+    asked by compressed_tensors_wNa16.py. Machete (Hopper) does not look, and auto_gptq.py would
+    then cut the scales at wrong places
 
     Proof: kernel choice
     """
