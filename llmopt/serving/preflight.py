@@ -23,8 +23,13 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
 }
 
 
-def check_servable(weights: ServedWeights, target: Target) -> None:
+def check_servable(weights: ServedWeights, target: Target, *, is_whole: bool = True) -> None:
     """Refuses an artifact that the target could not load.
+
+    Args:
+        weights: What would have to be loaded.
+        target: What would load it.
+        is_whole: Whether all layers come to be as described, so that memory can be judged.
 
     Raises:
         IncompatibleError: Names every rule that is broken, and for each a setting to change.
@@ -32,6 +37,8 @@ def check_servable(weights: ServedWeights, target: Target) -> None:
     places: dict[tuple[str, str], list[str]] = {}
     remedies: dict[str, None] = {}
     for rule in RULES[target.runtime]:
+        if rule is memory and not is_whole:
+            continue
         for fault in rule(weights, target):
             found = places.setdefault((rule_name(rule), fault.message), [])
             if fault.where is not None and fault.where not in found:

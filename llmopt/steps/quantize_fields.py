@@ -67,6 +67,10 @@ class QuantizeFields(StepBase):
         """
         return build_plan(config, self.scheme, self.overrides, lm_head=self.lm_head)
 
+    def candidate_plans(self, config: ModelConfig) -> list[QuantPlan]:
+        """Returns the plans whose schemes may all come to be used, the smallest first."""
+        return [self.plan(config)]
+
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised.
 
@@ -78,7 +82,8 @@ class QuantizeFields(StepBase):
         model = inputs["model"]
         checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
         checkpoint.require_unquantized()
-        check_shapes(checkpoint.config, self.plan(checkpoint.config), self.format)
+        for plan in self.candidate_plans(checkpoint.config):
+            check_shapes(checkpoint.config, plan, self.format)
         return checkpoint
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
@@ -87,8 +92,9 @@ class QuantizeFields(StepBase):
             return  # made by an earlier step, or not downloaded yet
         checkpoint = self.open_checkpoint(inputs)
         if target is not None:
-            plan = self.plan(checkpoint.config)
-            check_servable(describe_plan(checkpoint.config, plan, self.format), target)
+            for number, plan in enumerate(self.candidate_plans(checkpoint.config)):
+                weights = describe_plan(checkpoint.config, plan, self.format)
+                check_servable(weights, target, is_whole=number == 0)
         if "data" in inputs:
             checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])

@@ -3,6 +3,10 @@
 import dataclasses
 import math
 
+import pytest
+
+from llmopt.errors import IncompatibleError
+from llmopt.serving.preflight import check_servable
 from llmopt.serving.served_weights import all_layers
 from llmopt.serving.vllm_memory_rule import measure_need
 from tests.serving.figures import (
@@ -69,3 +73,10 @@ def test_the_ways_out_lead_out() -> None:
 def test_weights_alone_may_be_too_much() -> None:
     said = refusal(serve(LLAMA_70B), aim(gpu="rtx4090", max_model_len=128))
     assert "set tp: 2 or store the weights in fewer bits or name a gpu with more memory" in said
+
+
+def test_a_plan_that_is_used_in_part_is_not_judged_by_its_size() -> None:
+    weights, target = serve(LLAMA_70B), aim(gpu="t4", max_model_len=128)
+    with pytest.raises(IncompatibleError, match="GiB of weights"):
+        check_servable(weights, target)
+    check_servable(weights, target, is_whole=False)
