@@ -1,7 +1,7 @@
 """What can't be exported to ONNX and TensorRT, as far as it is known.
 
 Symmetric or not, act-order, lm_head, layers left out or mixed: all have an exact form in ONNX
-(measured: docs/serving-preflight.md), so nothing is said of them here.
+(docs/serving-preflight.md), so nothing is said of them here.
 """
 
 from collections.abc import Iterator

@@ -28,14 +28,19 @@ vLLM means 0.32; file names are of its source, under `vllm/model_executor/` wher
 named. Its CUDA build pads shapes that are no multiple of its tiles of 64 x 128 (slower, but served:
 `marlin_padded_nk`); releases before that refused them.
 
+For onnxruntime and tensorrt only what has no form there is refused. Asymmetric grids and act-order
+have an exact one (measured: within 7e-6, and TensorRT-RTX 1.7 builds it), as have mixed layers and
+a quantised lm_head; 4 bits per channel and 8 bits per group build too, but lie expanded in an engine.
+
 How a rule was proven:
 
 """
 GPUS = """
 ## GPUs
 
-`gpu` is one of these names or a usual other one (case, spaces and the maker's name do not count).
-Memory is the data sheet's, of which vLLM takes 0.92 by default.
+`gpu` is one of these names or a usual other one (case, spaces and the maker's name do not count;
+`a100` alone is the one of 40 GB, `v100` that of 16 GB). Memory is the data sheet's, of which vLLM
+takes 0.92 by default.
 
 | gpu | compute capability | memory, GiB |
 |---|---|---|
