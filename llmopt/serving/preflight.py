@@ -11,13 +11,15 @@ from llmopt.serving.export_rules import ONNX_RULES, TENSORRT_RULES
 from llmopt.serving.rule import Rule, rule_name
 from llmopt.serving.served_weights import ServedWeights
 from llmopt.serving.target import Target
+from llmopt.serving.vllm_gpu_rules import GPU_RULES
+from llmopt.serving.vllm_layer_rules import LAYER_RULES
 from llmopt.serving.vllm_memory_rule import memory
 from llmopt.serving.vllm_scheme_rules import SCHEME_RULES
 from llmopt.serving.vllm_shape_rules import SHAPE_RULES, context_length
 
 MAX_NAMED = 3  # layers or blocks by name; more are counted
 RULES: Mapping[str, tuple[Rule, ...]] = {
-    "vllm": (*SCHEME_RULES, *SHAPE_RULES, memory),
+    "vllm": (*SCHEME_RULES, *LAYER_RULES, *GPU_RULES, *SHAPE_RULES, memory),
     "onnxruntime": (*ONNX_RULES, context_length),
     "tensorrt": (*TENSORRT_RULES, context_length),
 }

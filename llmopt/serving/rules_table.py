@@ -30,7 +30,7 @@ named. Its CUDA build pads shapes that are no multiple of its tiles of 64 x 128 
 
 For onnxruntime and tensorrt only what has no form there is refused. Asymmetric grids and act-order
 have an exact one (measured: within 7e-6, and TensorRT-RTX 1.7 builds it), as have mixed layers and
-a quantised lm_head; 4 bits per channel and 8 bits per group build too, but lie expanded in an engine.
+a quantised lm_head; 4 bits per channel and 8 bits per group build too, but lie expanded in engines.
 
 How a rule was proven:
 
