@@ -75,13 +75,11 @@ class ServedWeights:
         config: The model's figures.
         format: The checkpoint's quantisation format.
         layers: Every linear layer of the blocks, in order, and `lm_head` where it has weights.
-        base: The scheme that an integer format declares for layers not named otherwise.
     """
 
     config: ModelConfig
     format: ServedFormat
     layers: tuple[ServedLayer, ...]
-    base: QuantScheme | None = None
 
     def rounded(self) -> Iterator[ServedLayer]:
         """Yields the layers that are not plain."""
@@ -142,7 +140,7 @@ def describe_plan(config: ModelConfig, plan: QuantPlan, quant_format: QuantForma
         return ServedLayer(name, shape_OI, "integer", scheme, num_bytes)
 
     layers = tuple(describe(name, shape_OI) for name, shape_OI in all_layers(config))
-    return ServedWeights(config, quant_format, layers, plan.base)
+    return ServedWeights(config, quant_format, layers)
 
 
 def describe_uniform(

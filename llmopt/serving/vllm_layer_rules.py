@@ -54,24 +54,4 @@ def experts_alike(weights: ServedWeights, target: Target) -> Iterator[Fault]:
             )
 
 
-def gptq_experts_base(weights: ServedWeights, target: Target) -> Iterator[Fault]:
-    """In format gptq experts have the base scheme.
-
-    For: vllm, mixtures of experts, format gptq
-
-    Source: auto_gptq.py, get_moe_quant_method: `dynamic` is asked by the name of the whole
-    (...mlp.experts), which entries for single experts do not match
-
-    Proof: source
-    """
-    del target
-    for layer in weights.layers:
-        if weights.format == "gptq" and layer.experts and layer.scheme != weights.base:
-            yield Fault(
-                "format gptq can't say that experts differ from other layers",
-                "set format: compressed-tensors, or leave experts out of overrides",
-                layer.experts,
-            )
-
-
-LAYER_RULES: tuple[Rule, ...] = (fused_alike, experts_alike, gptq_experts_base)
+LAYER_RULES: tuple[Rule, ...] = (fused_alike, experts_alike)

@@ -138,9 +138,9 @@ CASES = [
         experts(CT, QuantScheme(8, 128), QuantScheme(8, 128)),
     ),
     Case(
-        "gptq-experts-base",
-        "format gptq can't say that experts differ from other layers (model.layers.0.mlp.experts)",
-        experts("gptq", QuantScheme(8, 128), QuantScheme(8, 128)),
+        "experts-alike",
+        "a block's experts are loaded as one and must be alike (model.layers.0.mlp.experts)",
+        experts("gptq", GROUP_128, QuantScheme(8, 128)),
         experts("gptq", GROUP_128, GROUP_128),
     ),
     Case(

@@ -180,7 +180,7 @@ def one_layer(
     """Describes a model of which only one layer matters."""
     layer = ServedLayer("model.layers.0.mlp.down_proj", shape_OI, storage, scheme, 1)
     config = dataclasses.replace(LLAMA_8B, vocab_size=64, max_position_embeddings=128)
-    return ServedWeights(config, quant_format, (layer,), scheme)
+    return ServedWeights(config, quant_format, (layer,))
 
 
 def list_questions() -> Iterator[tuple[dict[str, Any], str]]:
