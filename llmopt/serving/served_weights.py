@@ -122,6 +122,15 @@ class ServedWeights:
                 if parts[0] in layers:
                     yield parent, tuple(layers[part] for part in parts)
 
+    def loaded_shapes(self, tp: int) -> dict[str, tuple[int, int]]:
+        """Returns what a GPU's kernel sees for each layer: fused ones stand under one another."""
+        shapes = {layer.name: self.shard_shape(layer, tp) for layer in self.layers}
+        for _, layers in self.fused():
+            together = sum(shapes[layer.name][0] for layer in layers)
+            for layer in layers:
+                shapes[layer.name] = (together, shapes[layer.name][1])
+        return shapes
+
 
 def describe_plan(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat) -> ServedWeights:
     """Describes a weight-only integer quantisation.

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.serving.rule import Fault, Rule
-from llmopt.serving.served_weights import ServedLayer, ServedWeights
+from llmopt.serving.served_weights import ServedWeights
 from llmopt.serving.target import Target
 
 SERVED_BITS = (4, 8)
@@ -65,10 +66,11 @@ def asymmetric_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
     Proof: cpu, kernel choice
     """
+    shapes = weights.loaded_shapes(target.tp)
     for layer, scheme in weights.integers():
         if weights.format == "gptq" or scheme.sym or scheme.bits != 8:
             continue
-        if not _machete_takes(weights, layer, target):
+        if target.capability != HOPPER or not _machete_takes(scheme, *shapes[layer.name]):
             yield Fault(
                 "an asymmetric grid must have 4 bits, not 8",
                 "set sym: true, or bits: 4",
@@ -76,12 +78,9 @@ def asymmetric_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
             )
 
 
-def _machete_takes(weights: ServedWeights, layer: ServedLayer, target: Target) -> bool:
-    out_features, in_features = weights.shard_shape(layer, target.tp)
+def _machete_takes(scheme: QuantScheme, out_features: int, in_features: int) -> bool:
     return (
-        target.capability == HOPPER
-        and layer.scheme is not None
-        and layer.scheme.group_size in MACHETE_GROUPS
+        scheme.group_size in MACHETE_GROUPS
         and in_features % MACHETE_IN == 0
         and out_features % MACHETE_OUT == 0
     )

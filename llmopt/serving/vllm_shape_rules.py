@@ -10,7 +10,6 @@ from llmopt.serving.served_weights import (
     KEY_VALUE,
     ROW_PARALLEL,
     VOCABULARY_MULTIPLE,
-    ServedLayer,
     ServedWeights,
 )
 from llmopt.serving.target import Target
@@ -143,17 +142,15 @@ def cpu_shapes(weights: ServedWeights, target: Target) -> Iterator[Fault]:
     """
     if target.device != "cpu":
         return
-    together = {layer.name: layers for _, layers in weights.fused() for layer in layers}
+    shapes = weights.loaded_shapes(target.tp)
     for layer, _ in weights.integers():
-        group: tuple[ServedLayer, ...] = together.get(layer.name, (layer,))
-        shards = [weights.shard_shape(part, target.tp) for part in group]
-        counts = {"output": sum(shard[0] for shard in shards), "input": shards[0][1]}
-        for side, count in counts.items():
+        for side, count in zip(("output", "input"), shapes[layer.name], strict=True):
             if count % CPU_MULTIPLE:
                 yield Fault(
-                    f"{' + '.join(part.kind for part in group)}: {count} {side} features, not a "
-                    f"multiple of {CPU_MULTIPLE}",
+                    f"{count} {side} features, of fused layers together, are not a multiple of "
+                    f"{CPU_MULTIPLE}",
                     "leave these layers out (overrides, skip: true), or set device: cuda",
+                    layer.kind,
                 )
 
 

@@ -236,14 +236,14 @@ CASES = [
     ),
     Case(
         "cpu-shapes",
-        "mlp.down_proj: 4240 input features, not a multiple of 32",
+        "4240 input features, of fused layers together, are not a multiple of 32 (mlp.down_proj)",
         serve(dataclasses.replace(LLAMA_8B, intermediate_size=4240), QuantScheme(4, -1)),
         serve(dataclasses.replace(LLAMA_8B, intermediate_size=4256), QuantScheme(4, -1)),
         {"device": "cpu"},
     ),
     Case(
         "cpu-shapes",
-        "mlp.down_proj: 4240 input features, not a multiple of 32",
+        "4240 input features, of fused layers together, are not a multiple of 32 (mlp.down_proj)",
         serve(dataclasses.replace(LLAMA_8B, intermediate_size=4240), QuantScheme(4, -1)),
         target={"device": "cpu"},
         served_target={"device": "cuda"},
