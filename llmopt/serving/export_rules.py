@@ -19,8 +19,7 @@ def onnx_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
     For: onnxruntime
 
-    Source: onnx, TensorProto.DataType has integers of 2, 4, 8 and more bits; onnxruntime's
-    MatMulNBits: "Only 4b/8b/2b quantization is supported"
+    Source: onnx, TensorProto.DataType: INT2, UINT2, INT4, UINT4, INT8, UINT8, none of 3 bits
 
     Proof: source
     """

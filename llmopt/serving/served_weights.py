@@ -24,6 +24,7 @@ PLAIN_BYTES = 2  # servers compute in 16 bits, whatever the checkpoint was store
 VOCABULARY_MULTIPLE = 64  # vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
 ROW_PARALLEL = ("o_proj", "down_proj", "w2")  # sharded along the input; others the output
 KEY_VALUE = ("k_proj", "v_proj")
+STRETCHED = ("linear", "dynamic")
 EXPERT = re.compile(r"(?P<experts>.*\.experts)\.\d+\.")
 FUSED_PARTS = tuple(
     tuple(name.rpartition(".")[2] for name in stage.layers)
@@ -189,6 +190,18 @@ def all_layers(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
     yield from linear_names(config)
     if not config.tie_word_embeddings:
         yield OUTPUT_LAYER, config.embedding_shape
+
+
+def longest_context(config: ModelConfig) -> int:
+    """Returns the positions that a model is made for, with what its rotary embeddings stretch.
+
+    Source: vllm/config/model.py, _get_and_verify_max_len: max_position_embeddings, times the
+    factor of linear and dynamic scaling; other kinds have it in there already.
+    """
+    rope = config.raw.get("rope_parameters") or config.raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type")
+    factor = rope.get("factor") if kind in STRETCHED else None
+    return int(config.max_position_embeddings * (factor or 1))
 
 
 def _plain_layer(name: str, shape_OI: tuple[int, int]) -> ServedLayer:

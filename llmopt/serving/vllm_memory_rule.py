@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.serving.rule import Fault
-from llmopt.serving.served_weights import PLAIN_BYTES, ServedWeights
+from llmopt.serving.served_weights import PLAIN_BYTES, ServedWeights, longest_context
 from llmopt.serving.target import Target
 
 GIB = 1 << 30
@@ -74,7 +74,7 @@ def memory(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
 
 def _count_tokens(config: ModelConfig, target: Target) -> int:
-    length = target.max_model_len or config.max_position_embeddings
+    length = target.max_model_len or longest_context(config)
     window = config.raw.get("sliding_window")
     if isinstance(window, int) and config.raw.get("use_sliding_window", True):
         length = min(length, window)

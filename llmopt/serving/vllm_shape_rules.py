@@ -11,6 +11,7 @@ from llmopt.serving.served_weights import (
     ROW_PARALLEL,
     VOCABULARY_MULTIPLE,
     ServedWeights,
+    longest_context,
 )
 from llmopt.serving.target import Target
 
@@ -180,7 +181,7 @@ def gptq_vocabulary(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
 
 def context_length(weights: ServedWeights, target: Target) -> Iterator[Fault]:
-    """max_model_len is no longer than the model's positions.
+    """max_model_len is no longer than the model's positions, linear and dynamic RoPE stretched.
 
     For: all runtimes
 
@@ -189,7 +190,7 @@ def context_length(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
     Proof: cpu (configuration)
     """
-    limit = weights.config.max_position_embeddings
+    limit = longest_context(weights.config)
     if target.max_model_len is not None and target.max_model_len > limit:
         yield Fault(
             f"max_model_len {target.max_model_len} exceeds the model's {limit} positions",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.serving.preflight import RULES
 from llmopt.serving.rule import rule_name
 from llmopt.serving.served_weights import ServedLayer, ServedWeights
@@ -59,6 +60,10 @@ def experts(quant_format: Any, down: QuantScheme, others: QuantScheme) -> Served
         )
     ]
     return dataclasses.replace(base, layers=(*base.layers, *layers))
+
+
+def with_rope(**rope: Any) -> ModelConfig:
+    return dataclasses.replace(LLAMA_8B, raw={"rope_scaling": rope})
 
 
 CASES = [
@@ -184,6 +189,20 @@ CASES = [
         serve(),
         target={"max_model_len": 131073},
         served_target={"max_model_len": 131072},
+    ),
+    Case(
+        "context-length",
+        "max_model_len 262145 exceeds the model's 262144 positions",
+        serve(with_rope(rope_type="linear", factor=2.0)),
+        target={"max_model_len": 262145},
+        served_target={"max_model_len": 262144},
+    ),
+    Case(
+        "context-length",
+        "max_model_len 131073 exceeds the model's 131072 positions",
+        serve(with_rope(rope_type="yarn", factor=4.0)),
+        serve(with_rope(type="dynamic", factor=4.0)),
+        {"max_model_len": 131073},
     ),
     Case(
         "heads-per-gpu",

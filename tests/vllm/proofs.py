@@ -3,7 +3,7 @@
 A rule counts as proven where vLLM both refuses something that it is about and serves a neighbour.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
@@ -135,13 +135,24 @@ class Configuration:
     rule: str
     target: dict[str, int]
     says: str | None = None
+    rope: dict[str, Any] = field(default_factory=dict)
 
 
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 2.0,
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 128,
+}
 CONFIGURATIONS = (
     Configuration("heads-per-gpu", {"tp": 2}),
     Configuration("heads-per-gpu", {"tp": 3}, "must be divisible by tensor parallel size"),
     Configuration("context-length", {"max_model_len": 256}),
     Configuration("context-length", {"max_model_len": 257}, "is greater than the derived"),
+    Configuration("context-length", {"max_model_len": 512}, None, LINEAR),
+    Configuration("context-length", {"max_model_len": 513}, "is greater than the derived", LINEAR),
+    Configuration("context-length", {"max_model_len": 257}, "is greater than the derived", YARN),
 )
 
 # By the GPU's name, its capability in vLLM's words.

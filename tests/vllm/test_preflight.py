@@ -156,15 +156,17 @@ def test_preflight_and_vllms_configuration_agree(models: dict[str, Path], tmp_pa
         {
             "model": str(models["usual"]),
             "skip_tokenizer_init": True,
+            "hf_overrides": {"rope_parameters": each.rope} if each.rope else {},
             **{names[key]: value for key, value in each.target.items()},
         }
         for each in CONFIGURATIONS
     ]
-    plan = build_plan(Checkpoint.open(models["usual"]).config, QuantScheme(4, 32))
-    weights = describe_plan(Checkpoint.open(models["usual"]).config, plan, "gptq")
-    for each, answer in zip(
-        CONFIGURATIONS, ask_vllm("check_configs.py", request, tmp_path), strict=True
-    ):
+    usual = Checkpoint.open(models["usual"]).config
+    answers = ask_vllm("check_configs.py", request, tmp_path)
+    for each, answer in zip(CONFIGURATIONS, answers, strict=True):
+        raw = {**usual.raw, **({"rope_parameters": each.rope} if each.rope else {})}
+        config = dataclasses.replace(usual, raw=raw)
+        weights = describe_plan(config, build_plan(config, QuantScheme(4, 32)), "gptq")
         said = refusal(weights, aim(**each.target))
         if each.says is None:
             assert (answer, said) == (None, "")
