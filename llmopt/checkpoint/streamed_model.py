@@ -14,15 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.compressed_tensors_format import TENSOR_NAMES as COMPRESSED_NAMES
-from llmopt.checkpoint.compressed_tensors_format import unpack as unpack_compressed
-from llmopt.checkpoint.gptq_format import TENSOR_NAMES as GPTQ_NAMES
-from llmopt.checkpoint.gptq_format import unpack as unpack_gptq
-from llmopt.checkpoint.packed_weight import PackedWeight
-from llmopt.checkpoint.tensor_files import read_tensor
+from llmopt.checkpoint.expert_mixture import read_mixture
+from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
+from llmopt.checkpoint.stored_quantization import ChannelLayer
+from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
+from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
 from llmopt.errors import InputError
 
 EMBEDDINGS = "model.embed_tokens.weight"
+WINDOWED_TYPES = ("mistral", "mixtral", "qwen3_moe")  # a window, if there is one, in every block
 PositionEmbeddings = tuple[Tensor, Tensor]
 # What transformers raises on a config.json that it can make no model of.
 CONFIG_ERRORS = (
@@ -87,9 +87,28 @@ class StreamedModel:
         """
         module: nn.Module = copy.deepcopy(self._core.layers[block])
         prefix = self.checkpoint.config.block_prefix(block)
-        state = {name: self.read_weight(prefix + name) for name, _ in module.named_parameters()}
+        experts = self.checkpoint.config.experts_in(block)
+        state: dict[str, Tensor] = {}
+        if experts is not None:
+            state = read_mixture(experts, lambda name: self.read_weight(prefix + name))
+        for name, _ in module.named_parameters():
+            if name not in state:
+                state[name] = self.read_weight(prefix + name)
         module.load_state_dict(state, assign=True)
+        self._round_inputs(module, prefix)
         return module.requires_grad_(requires_grad=False)
+
+    def _round_inputs(self, module: nn.Module, prefix: str) -> None:
+        """Lets layers that are served so round their inputs token by token."""
+        quantization = self.checkpoint.quantization
+        if quantization is None:
+            return
+        for name, linear in list(module.named_modules()):
+            stored = quantization.find_layer(prefix + name)
+            if not isinstance(linear, nn.Linear) or not isinstance(stored, ChannelLayer):
+                continue
+            if stored.rounds_inputs:
+                module.set_submodule(name, RoundedInputLinear(linear, stored.format))
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
@@ -112,17 +131,15 @@ class StreamedModel:
         return mask
 
     def read_weight(self, name: str) -> Tensor:
-        """Reads one tensor onto the device, in the compute dtype; a packed one is dequantised.
+        """Reads one tensor onto the device, in the compute dtype; a quantised one is dequantised.
 
         Raises:
             InputError: It is not there, or holds NaN or infinity.
         """
-        entry = self.checkpoint.tensors.get(name)
-        if entry is None:
+        if is_stored_weight(self.checkpoint, name):
             layer = name.removesuffix(".weight")
-            return read_packed_weight(self.checkpoint, layer, self.device).dequantize(
-                self.compute_dtype
-            )
+            return read_stored_weight(self.checkpoint, layer, self.device, self.compute_dtype)
+        entry = self.checkpoint.tensors[name]
         tensor = read_tensor(entry).to(self.device)
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
@@ -145,7 +162,7 @@ class StreamedModel:
         if layer_types is not None:
             return bool(layer_types[block] == "sliding_attention")
         window = getattr(self.config, "sliding_window", None)
-        return self.checkpoint.config.model_type == "mistral" and window is not None
+        return self.checkpoint.config.model_type in WINDOWED_TYPES and window is not None
 
 
 class OutputHead:
@@ -174,43 +191,12 @@ def require_equal_head(checkpoint: Checkpoint) -> None:
     head = checkpoint.tensors.get("lm_head.weight")
     if head is None or not checkpoint.config.tie_word_embeddings:
         return
-    if not torch.equal(read_tensor(head), read_tensor(checkpoint.tensors[EMBEDDINGS])):
+    if not holds_equal_bytes(head, checkpoint.tensors[EMBEDDINGS]):
         raise InputError(
             f"{checkpoint.folder}: config.json ties the embeddings (tie_word_embeddings), but "
             f"{head.file.name} holds another lm_head.weight",
             remedy="set tie_word_embeddings to false, or remove lm_head.weight, whichever is meant",
         )
-
-
-def read_packed_weight(
-    checkpoint: Checkpoint, layer: str, device: torch.device | None = None
-) -> PackedWeight:
-    """Reads one quantised linear layer of a checkpoint, whatever its format.
-
-    Raises:
-        InputError: The layer is not there, or names groups that are not.
-    """
-    quantization = checkpoint.quantization
-    stored = None if quantization is None else quantization.find_layer(layer)
-    if stored is None:
-        raise InputError(f"{checkpoint.folder} holds no tensor {layer}.weight")
-    names = COMPRESSED_NAMES if stored.format == "pack-quantized" else GPTQ_NAMES
-    tensors = {
-        name: read_tensor(checkpoint.tensors[f"{layer}.{name}"]).to(device)
-        for name in names
-        if f"{layer}.{name}" in checkpoint.tensors
-    }
-    if stored.format == "pack-quantized":
-        weight = unpack_compressed(tensors, stored.scheme)
-    else:
-        weight = unpack_gptq(tensors, stored.scheme, 2 if stored.format == "gptq_v2" else 1)
-    low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
-    if low < 0 or high >= len(weight.scales_GO):
-        raise InputError(
-            f"{layer}: g_idx runs {low}..{high}, but there are {len(weight.scales_GO)} groups",
-            remedy=f"{checkpoint.folder} is damaged: get it again from where it was made",
-        )
-    return weight
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:
@@ -231,7 +217,9 @@ def _build_shell(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any
             return AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
-                attn_implementation="sdpa",  # never what the file asks for: it may name code
+                # Never what the file asks for: it may name code.
+                attn_implementation="sdpa",
+                experts_implementation="eager",
                 trust_remote_code=checkpoint.trust_remote_code,
             )
     except CONFIG_ERRORS as error:
