@@ -32,6 +32,9 @@ For onnxruntime and tensorrt only what has no form there is refused. Asymmetric 
 have an exact one (measured: within 7e-6, and TensorRT-RTX 1.7 builds it), as have mixed layers and
 a quantised lm_head; 4 bits per channel and 8 bits per group build too, but lie expanded in engines.
 
+Whether a CPU has AMX, which vLLM's kernel for packed experts needs, no recipe says: it is not
+judged.
+
 How a rule was proven:
 
 """

@@ -5,13 +5,13 @@ O = out_features, I = in_features.
 """
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names
+from llmopt.checkpoint.experts_config import EXPERT_NAMES, EXPERT_NUMBER
 from llmopt.checkpoint.model_config import DECODER_STAGES, ModelConfig, describe_kind
 from llmopt.checkpoint.packed_size import count_layer_bytes
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
@@ -22,10 +22,10 @@ Storage = Literal["plain", "integer", "nf4", "fp8", "int8"]
 ServedFormat = Literal["plain", "gptq", "compressed-tensors", "bitsandbytes"]
 PLAIN_BYTES = 2  # servers compute in 16 bits, whatever the checkpoint was stored in
 VOCABULARY_MULTIPLE = 64  # vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE
-ROW_PARALLEL = ("o_proj", "down_proj", "w2")  # sharded along the input; others the output
+# Sharded along the input; others along the output.
+ROW_PARALLEL = ("o_proj", "down_proj", *(names.down for names in EXPERT_NAMES.values()))
 KEY_VALUE = ("k_proj", "v_proj")
 STRETCHED = ("linear", "dynamic")
-EXPERT = re.compile(r"(?P<experts>.*\.experts)\.\d+\.")
 FUSED_PARTS = tuple(
     tuple(name.rpartition(".")[2] for name in stage.layers)
     for stage in DECODER_STAGES
@@ -54,7 +54,7 @@ class ServedLayer:
     @property
     def kind(self) -> str:
         """Its name without its block and expert, as messages that hold for all of them use it."""
-        return re.sub(r"\.experts\.\d+\.", ".experts.*.", describe_kind(self.name))
+        return describe_kind(self.name)
 
     @property
     def part(self) -> str:
@@ -64,8 +64,8 @@ class ServedLayer:
     @property
     def experts(self) -> str | None:
         """The name of the experts that it belongs to, None for a layer of its own."""
-        match = EXPERT.match(self.name)
-        return None if match is None else match["experts"]
+        match = EXPERT_NUMBER.search(self.name)
+        return None if match is None else self.name[: match.start(1) - 1]
 
 
 @dataclass(frozen=True)
