@@ -5,7 +5,7 @@ through the library and leaves a plain checkpoint, which a recipe then names as 
 """
 
 import shutil
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from llmopt.artifacts.digest import FileHasher
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
-from llmopt.checkpoint.quantization_config import build_gptq_config
+from llmopt.checkpoint.gptq_config import build_gptq_config
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
@@ -65,9 +65,11 @@ def quantize_on_random_tokens(
         max_damp_percent=step.max_damp_percent,
         scale_dtype=torch_dtype(checkpoint),
     )
+    plan = step.plan(checkpoint.config)
     job = QuantizeJob(
         checkpoint=checkpoint,
-        solve=partial(solve_gptq, options=options),
+        plan=plan,
+        solve=lambda W, H, scheme: solve_gptq(W, H, replace(options, scheme=scheme)),
         format=step.format,
         windows=draw_windows(model, shape, seed),
         scratch=work / "scratch",
@@ -78,7 +80,7 @@ def quantize_on_random_tokens(
     )
     packed = quantize_blocks(job).packed_tensors()
     config = build_gptq_config(
-        step.scheme, damp_percent=step.damp_percent, quantizer="llmopt on random tokens"
+        plan, damp_percent=step.damp_percent, quantizer="llmopt on random tokens"
     )
     write_quantized_checkpoint(checkpoint, packed, config, work / "checkpoint")
     (work / "checkpoint").rename(output)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-SUPPORTED_BITS = (4, 8)
+SUPPORTED_BITS = (2, 3, 4, 8)
 SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
 
 
@@ -16,12 +16,15 @@ class QuantScheme:
         sym: Whether the grid is symmetric about zero (fixed zero point 2^(bits-1)).
         desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
             (GPTQ's act-order: a stored `g_idx` that is not monotonic).
+        static_groups: With `desc_act`, columns are rounded in that order but keep the groups
+            that they stand in, so that `g_idx` stays monotonic and any server takes it.
     """
 
     bits: int
     group_size: int
     sym: bool = True
     desc_act: bool = False
+    static_groups: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in SUPPORTED_BITS:
@@ -38,17 +41,12 @@ class QuantScheme:
     @property
     def has_moved_groups(self) -> bool:
         """Whether a column's group depends on act-order, so that readers need `g_idx`."""
-        return self.desc_act and self.group_size != -1
+        return self.desc_act and self.group_size != -1 and not self.static_groups
 
     @property
     def midpoint(self) -> int:
         """The stored integer that stands for zero in a symmetric grid, 2^(bits-1)."""
         return 1 << (self.bits - 1)
-
-    @property
-    def num_packed(self) -> int:
-        """How many integers share one 32-bit word."""
-        return 32 // self.bits
 
     def num_groups(self, in_features: int) -> int:
         """Groups along the input of a layer; a last group may be short."""

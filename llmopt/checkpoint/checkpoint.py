@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmopt.checkpoint.model_config import BLOCK_LINEARS, ModelConfig, read_model_config
-from llmopt.checkpoint.quantization_config import (
-    StoredQuantization,
-    expected_tensors,
-    parse_quantization_config,
-)
+from llmopt.checkpoint.model_config import ModelConfig, read_model_config
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
+from llmopt.checkpoint.quantization_config import parse_quantization_config
 from llmopt.checkpoint.safetensors_header import TensorEntry
+from llmopt.checkpoint.stored_quantization import StoredQuantization, expected_tensors
 from llmopt.checkpoint.weights_index import index_tensors
 from llmopt.errors import InputError
 
@@ -58,10 +56,8 @@ class Checkpoint:
             InputError: It is quantised.
         """
         if self.quantization is not None:
-            scheme = self.quantization.scheme
             raise InputError(
-                f"{self.folder} is quantised already ({self.quantization.format}, "
-                f"{scheme.bits} bits, group size {scheme.group_size})",
+                f"{self.folder} is quantised already ({self.quantization.description})",
                 remedy="start from the original checkpoint in bf16, fp16 or fp32",
             )
 
@@ -98,23 +94,24 @@ class Checkpoint:
             yield name, shape, None
         for block in range(config.num_hidden_layers):
             prefix = config.block_prefix(block)
-            for name, shape in config.norm_shapes().items():
+            for name, shape in config.norm_shapes(block).items():
                 yield prefix + name, shape, None
-            for layer, shape_OI in config.linear_shapes().items():
-                yield from self._expected_linear(prefix + layer, shape_OI)
             for layer in sorted(config.biased_linears()):
-                yield f"{prefix}{layer}.bias", (config.linear_shapes()[layer][0],), None
+                yield f"{prefix}{layer}.bias", (config.linear_shapes(block)[layer][0],), None
+        for name, shape_OI in linear_names(config):
+            yield from self._expected_linear(name, shape_OI)
+        if not config.tie_word_embeddings:
+            yield from self._expected_linear(OUTPUT_LAYER, config.embedding_shape)
 
     def _expected_linear(
         self, name: str, shape_OI: tuple[int, int]
     ) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
-        if self.quantization is None:
+        stored = None if self.quantization is None else self.quantization.find_layer(name)
+        if stored is None:
             yield f"{name}.weight", shape_OI, None
             return
         scale_dtype = next(k for k, v in FLOAT_DTYPES.items() if v == self.dtype)
-        for suffix, (dtype, shape) in expected_tensors(
-            self.quantization, shape_OI, scale_dtype
-        ).items():
+        for suffix, (dtype, shape) in expected_tensors(stored, shape_OI, scale_dtype).items():
             yield f"{name}.{suffix}", shape, dtype
 
     def _check_tensors(self) -> None:
@@ -184,8 +181,7 @@ def _find_dtype(config: ModelConfig, tensors: dict[str, TensorEntry]) -> str:
 
 
 def linear_names(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yields every linear layer that is quantised: its full name and (O, I)."""
-    shapes = config.linear_shapes()
+    """Yields every linear layer of the decoder blocks: its full name and (O, I), in order."""
     for block in range(config.num_hidden_layers):
-        for layer in BLOCK_LINEARS:
-            yield config.block_prefix(block) + layer, shapes[layer]
+        for layer, shape_OI in config.linear_shapes(block).items():
+            yield config.block_prefix(block) + layer, shape_OI

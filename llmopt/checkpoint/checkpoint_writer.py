@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmopt.checkpoint.checkpoint import IGNORED_SUFFIXES, Checkpoint, linear_names
+from llmopt.checkpoint.checkpoint import IGNORED_SUFFIXES, Checkpoint
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.tensor_files import copy_tensors
@@ -27,12 +27,12 @@ def write_quantized_checkpoint(
 
     Args:
         source: The original checkpoint.
-        packed: Where the packed tensors of every linear layer lie.
+        packed: Where the packed tensors of every layer that was rounded lie.
         quantization_config: Goes into config.json, and for GPTQ into quantize_config.json.
         folder: The (existing) folder to write into.
         max_shard_bytes: Weights beyond this size are split into several files.
     """
-    replaced = {f"{name}.weight" for name, _ in linear_names(source.config)}
+    replaced = {f"{name.rpartition('.')[0]}.weight" for name in packed}
     kept = {
         name: entry
         for name, entry in source.tensors.items()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.integer_packing import pack_int32, unpack_int32
+from llmopt.checkpoint.integer_packing import WORD_BITS, pack_int32, unpack_int32
 from llmopt.checkpoint.packed_weight import PackedWeight, monotonic_g_idx
 from llmopt.errors import InputError
 
@@ -47,7 +47,7 @@ def unpack(tensors: Mapping[str, Tensor], scheme: QuantScheme) -> PackedWeight:
     """
     out_features, in_features = (int(n) for n in tensors["weight_shape"])
     q_OI = unpack_int32(tensors["weight_packed"], scheme.bits, dim=1)
-    if out_features != len(q_OI) or not 0 <= q_OI.shape[1] - in_features < scheme.num_packed:
+    if out_features != len(q_OI) or not 0 <= q_OI.shape[1] - in_features < WORD_BITS // scheme.bits:
         raise InputError(
             f"weight_shape is {[out_features, in_features]}, "
             f"but weight_packed holds {list(q_OI.shape)}"

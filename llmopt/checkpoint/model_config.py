@@ -1,6 +1,7 @@
 """A model's config.json, read without transformers: what preflight and planning need."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from llmopt.errors import InputError
 
 # Families whose decoder block has the names of DECODER_STAGES; a new one must have a test.
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+BLOCK_PREFIX = re.compile(r"^model\.layers\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ DECODER_STAGES = (
     Stage("gate_up", ("mlp.gate_proj", "mlp.up_proj")),
     Stage("down", ("mlp.down_proj",)),
 )
-BLOCK_LINEARS = tuple(layer for stage in DECODER_STAGES for layer in stage.layers)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,14 @@ class ModelConfig:
         value = self.raw.get("quantization_config") or self.raw.get("compression_config")
         return value if isinstance(value, Mapping) else None
 
-    def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Returns a block's linear layers as name → (out_features, in_features)."""
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """The shape of the embeddings and of `lm_head`, (V, D)."""
+        return self.vocab_size, self.hidden_size
+
+    def linear_shapes(self, block: int = 0) -> dict[str, tuple[int, int]]:
+        """Returns a block's linear layers as name → (out_features, in_features), in order."""
+        del block
         attention = self.num_attention_heads * self.head_dim
         key_value = self.num_key_value_heads * self.head_dim
         hidden, inner = self.hidden_size, self.intermediate_size
@@ -84,8 +93,9 @@ class ModelConfig:
             biased |= {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
         return frozenset(biased)
 
-    def norm_shapes(self) -> dict[str, tuple[int, ...]]:
+    def norm_shapes(self, block: int = 0) -> dict[str, tuple[int, ...]]:
         """Returns a block's normalisation weights as name → shape."""
+        del block
         shapes: dict[str, tuple[int, ...]] = {
             "input_layernorm.weight": (self.hidden_size,),
             "post_attention_layernorm.weight": (self.hidden_size,),
@@ -96,18 +106,20 @@ class ModelConfig:
         return shapes
 
     def outer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Returns the tensors outside the blocks as name → shape."""
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (self.vocab_size, self.hidden_size),
+        """Returns the tensors outside the blocks, but for `lm_head`, as name → shape."""
+        return {
+            "model.embed_tokens.weight": self.embedding_shape,
             "model.norm.weight": (self.hidden_size,),
         }
-        if not self.tie_word_embeddings:
-            shapes["lm_head.weight"] = (self.vocab_size, self.hidden_size)
-        return shapes
 
     def block_prefix(self, block: int) -> str:
         """Returns the prefix of a block's tensor names, with its final dot."""
         return f"model.layers.{block}."
+
+
+def describe_kind(name: str) -> str:
+    """Returns a layer's name without its block, as messages that hold for all blocks use it."""
+    return BLOCK_PREFIX.sub("", name)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

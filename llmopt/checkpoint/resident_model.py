@@ -7,7 +7,7 @@ import psutil
 import torch
 
 from llmopt.artifacts.files import format_bytes
-from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.streamed_model import EMBEDDINGS, StreamedModel, require_equal_head
 from llmopt.errors import ResourceError
@@ -33,8 +33,8 @@ def load_resident_model(checkpoint: Checkpoint, device: torch.device, dtype: tor
     for block in range(streamed.num_blocks):
         shell.model.layers[block] = streamed.load_block(block)
     outer = {name: streamed.read_weight(name) for name in checkpoint.config.outer_shapes()}
-    if checkpoint.config.tie_word_embeddings:
-        outer["lm_head.weight"] = outer[EMBEDDINGS]
+    tied = checkpoint.config.tie_word_embeddings
+    outer["lm_head.weight"] = outer[EMBEDDINGS] if tied else streamed.read_weight("lm_head.weight")
     shell.load_state_dict(outer, assign=True, strict=False)
     shell.model.rotary_emb = streamed.build_rotary()
     return shell.requires_grad_(requires_grad=False)
@@ -76,11 +76,16 @@ def require_memory(
 
 
 def _count_weights(config: ModelConfig) -> int:
-    shapes = [*config.linear_shapes().values(), *config.norm_shapes().values()]
+    linears = sum(math.prod(shape_OI) for _, shape_OI in linear_names(config))
+    others = sum(
+        math.prod(shape)
+        for block in range(config.num_hidden_layers)
+        for shape in config.norm_shapes(block).values()
+    )
     biases = sum(config.linear_shapes()[name][0] for name in config.biased_linears())
-    per_block = sum(math.prod(shape) for shape in shapes) + biases
-    outer = sum(math.prod(shape) for shape in config.outer_shapes().values())
-    return config.num_hidden_layers * per_block + outer
+    heads = 1 if config.tie_word_embeddings else 2
+    outer = heads * math.prod(config.embedding_shape) + config.hidden_size
+    return linears + others + config.num_hidden_layers * biases + outer
 
 
 def _free_bytes(device: torch.device) -> int:

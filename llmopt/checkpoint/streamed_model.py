@@ -153,11 +153,16 @@ class OutputHead:
 
     def __init__(self, norm: nn.Module, projection_VD: Tensor) -> None:
         self._norm = norm
-        self._projection_VD = projection_VD
+        self.projection_VD = projection_VD
+
+    def normalize(self, hidden: Tensor) -> Tensor:
+        """Returns what the projection reads, of the shape of `hidden`."""
+        normalized: Tensor = self._norm(hidden)
+        return normalized
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Returns logits, the last axis of the input replaced by V."""
-        return nn.functional.linear(self._norm(hidden), self._projection_VD)
+        return nn.functional.linear(self.normalize(hidden), self.projection_VD)
 
 
 def require_equal_head(checkpoint: Checkpoint) -> None:
@@ -185,17 +190,20 @@ def read_packed_weight(
     Raises:
         InputError: The layer is not there, or names groups that are not.
     """
-    stored = checkpoint.quantization
+    quantization = checkpoint.quantization
+    stored = None if quantization is None else quantization.find_layer(layer)
     if stored is None:
         raise InputError(f"{checkpoint.folder} holds no tensor {layer}.weight")
-    names = GPTQ_NAMES if stored.format == "gptq" else COMPRESSED_NAMES
+    names = COMPRESSED_NAMES if stored.format == "pack-quantized" else GPTQ_NAMES
     tensors = {
         name: read_tensor(checkpoint.tensors[f"{layer}.{name}"]).to(device)
         for name in names
         if f"{layer}.{name}" in checkpoint.tensors
     }
-    unpack = unpack_gptq if stored.format == "gptq" else unpack_compressed
-    weight = unpack(tensors, stored.scheme)
+    if stored.format == "pack-quantized":
+        weight = unpack_compressed(tensors, stored.scheme)
+    else:
+        weight = unpack_gptq(tensors, stored.scheme, 2 if stored.format == "gptq_v2" else 1)
     low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
     if low < 0 or high >= len(weight.scales_GO):
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.packed_weight import PackedWeight
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
 from llmopt.checkpoint.streamed_model import read_packed_weight, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.errors import InputError
@@ -55,8 +56,7 @@ def _describe(checkpoint: Checkpoint) -> str:
     config = checkpoint.config
     text = f"{config.model_type}, {config.num_hidden_layers} blocks, {checkpoint.dtype}"
     if checkpoint.quantization is not None:
-        scheme = checkpoint.quantization.scheme
-        text += f", {checkpoint.quantization.format} {scheme.bits} bits group {scheme.group_size}"
+        text += f", {checkpoint.quantization.description}"
     return text
 
 
@@ -89,10 +89,20 @@ def _find_head_faults(checkpoint: Checkpoint) -> Iterator[str]:
         yield error.message
 
 
+def _packed_layers(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, int]]]:
+    assert checkpoint.quantization is not None
+    layers = [*linear_names(checkpoint.config)]
+    if not checkpoint.config.tie_word_embeddings:
+        layers.append((OUTPUT_LAYER, checkpoint.config.embedding_shape))
+    for name, shape_OI in layers:
+        if checkpoint.quantization.find_layer(name) is not None:
+            yield name, shape_OI
+
+
 def _find_packed_faults(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.quantization is None:
         return
-    for name, shape_OI in linear_names(checkpoint.config):
+    for name, shape_OI in _packed_layers(checkpoint):
         stored_shape = checkpoint.tensors.get(f"{name}.weight_shape")
         if stored_shape is not None and read_tensor(stored_shape).tolist() != list(shape_OI):
             shape = read_tensor(stored_shape).tolist()
@@ -111,10 +121,10 @@ def _weight_faults(name: str, weight: PackedWeight) -> Iterator[str]:
     if bool((weight.scales_GO.float() < 0).any()):
         yield f"{name}: a scale is negative"
     expected = torch.arange(len(weight.g_idx_I)) // max(weight.scheme.group_size, 1)
-    if weight.scheme.group_size > 0 and not weight.scheme.desc_act:
+    if weight.scheme.group_size > 0 and not weight.scheme.has_moved_groups:
         if not torch.equal(weight.g_idx_I.long(), expected):
             yield f"{name}: g_idx is not in order, but desc_act is false"
-    elif weight.scheme.desc_act and weight.scheme.group_size > 0:
+    elif weight.scheme.has_moved_groups:
         counts = weight.g_idx_I.long().bincount(minlength=num_groups)
         if int(counts.max()) > weight.scheme.group_size:
             yield f"{name}: a group holds {int(counts.max())} columns"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.manifest import LayerError
+from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import DECODER_STAGES, Stage
@@ -20,14 +21,15 @@ from llmopt.errors import NumericalError
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.solution import Solution, split_solution
 
-# (stacked weights [R, I], Hessian [I, I] or None) → integers and errors
-Solver = Callable[[Tensor, Tensor | None], Solution]
+# (stacked weights [R, I], Hessian [I, I] or None, scheme) → integers and errors
+Solver = Callable[[Tensor, Tensor | None, QuantScheme], Solution]
+Schemes = Mapping[str, QuantScheme | None]  # by full layer name; None leaves a layer as it is
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
 
 
 @dataclass
 class BlockResult:
-    """The packed layers of one block, by name inside the block, and their errors."""
+    """The packed layers of one block, by full name, and their errors."""
 
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
@@ -39,6 +41,7 @@ class BlockPass:
     Args:
         block: The block, with its original weights.
         prefix: The block's prefix in the checkpoint, for names in the ledger.
+        schemes: How each of its layers is rounded.
         solve: Rounds stacked rows.
         on_layer: Called with each layer's error as it is known.
     """
@@ -47,11 +50,13 @@ class BlockPass:
         self,
         block: DecoderBlock,
         prefix: str,
+        schemes: Schemes,
         solve: Solver,
         on_layer: Callable[[LayerError], None],
     ) -> None:
         self._block = block
         self._prefix = prefix
+        self._schemes = schemes
         self._solve = solve
         self._on_layer = on_layer
         self._result = BlockResult()
@@ -61,12 +66,7 @@ class BlockPass:
         block = self._block
         self._quantize(QKV, self._gather_attention_input(data))
         self._quantize(ATTENTION_OUTPUT, self._gather_context(data))
-        hessian = self._new_hessian(GATE_UP)
-        for batch in data:
-            hidden = block.add_attention(batch.hidden, data.take(batch, "context"))
-            data.put(batch.index, hidden)
-            hessian.add(block.mlp_input(hidden), batch.lengths)
-        self._quantize(GATE_UP, hessian)
+        self._quantize(GATE_UP, self._gather_mlp_input(data))
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
             data.put(batch.index, block.add_mlp(batch.hidden, data.take(batch, "inner")))
@@ -86,6 +86,14 @@ class BlockPass:
             data.keep(batch, "context", context)
         return hessian
 
+    def _gather_mlp_input(self, data: "CalibrationBatches") -> Hessian:
+        hessian = self._new_hessian(GATE_UP)
+        for batch in data:
+            hidden = self._block.add_attention(batch.hidden, data.take(batch, "context"))
+            data.put(batch.index, hidden)
+            hessian.add(self._block.mlp_input(hidden), batch.lengths)
+        return hessian
+
     def _gather_inner(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(DOWN)
         for batch in data:
@@ -99,19 +107,60 @@ class BlockPass:
         return Hessian(weight.shape[1], weight.device)
 
     def _quantize(self, stage: Stage, hessian: Hessian) -> None:
-        names = [self._prefix + layer for layer in stage.layers]
-        weights = [self._block.linear(layer).weight for layer in stage.layers]
-        try:
-            solution = self._solve(torch.cat(weights), hessian.finish())
-        except NumericalError as error:
-            message = f"{self._prefix}{stage.name}: {error.message}"
-            raise NumericalError(message, remedy=error.remedy) from None
-        parts = split_solution(solution, names, [len(weight) for weight in weights])
-        for layer, weight, (packed, layer_error) in zip(stage.layers, weights, parts, strict=True):
-            self._block.replace_weight(layer, packed.dequantize(weight.dtype))
-            self._result.weights[layer] = packed
-            self._result.errors.append(layer_error)
-            self._on_layer(layer_error)
+        weights = {self._prefix + layer: self._block.linear(layer).weight for layer in stage.layers}
+        result = solve_layers(
+            weights, hessian.finish, self._schemes, self._solve, self._prefix + stage.name
+        )
+        for layer in stage.layers:
+            packed = result.weights.get(self._prefix + layer)
+            if packed is not None:
+                dtype = self._block.linear(layer).weight.dtype
+                self._block.replace_weight(layer, packed.dequantize(dtype))
+        self._result.weights |= result.weights
+        self._result.errors += result.errors
+        for error in result.errors:
+            self._on_layer(error)
+
+
+def solve_layers(
+    weights: Mapping[str, Tensor],
+    finish_hessian: Callable[[], Tensor],
+    schemes: Schemes,
+    solve: Solver,
+    place: str,
+) -> BlockResult:
+    """Rounds layers that share an input, those of one scheme as one.
+
+    Args:
+        weights: Weights [O, I] by full layer name.
+        finish_hessian: Gives the Hessian of their input, [I, I]; asked for once, and only where
+            a layer is rounded.
+        schemes: How each is rounded.
+        solve: Rounds stacked rows.
+        place: Where they stand, for errors.
+
+    Raises:
+        NumericalError: The Hessian can't be factorised within the damping budget.
+    """
+    names: dict[QuantScheme, list[str]] = {}
+    for name in weights:
+        scheme = schemes[name]
+        if scheme is not None:
+            names.setdefault(scheme, []).append(name)
+    solved: dict[str, tuple[PackedWeight, LayerError]] = {}
+    try:
+        H_II = finish_hessian() if names else None
+        for scheme, members in names.items():
+            solution = solve(torch.cat([weights[name] for name in members]), H_II, scheme)
+            parts = split_solution(solution, members, [len(weights[name]) for name in members])
+            solved |= dict(zip(members, parts, strict=True))
+    except NumericalError as error:
+        raise NumericalError(f"{place}: {error.message}", remedy=error.remedy) from None
+    ordered = {name: solved[name] for name in weights if name in solved}
+    return BlockResult(
+        {name: packed for name, (packed, _) in ordered.items()},
+        [error for _, error in ordered.values()],
+    )
 
 
 @dataclass(frozen=True)

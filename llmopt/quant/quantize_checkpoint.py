@@ -16,16 +16,23 @@ from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint import compressed_tensors_format, gptq_format
 from llmopt.checkpoint.activation_store import ActivationStore
-from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.decoder_block import DecoderBlock
-from llmopt.checkpoint.model_config import BLOCK_LINEARS
 from llmopt.checkpoint.packed_weight import PackedWeight
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError
-from llmopt.quant.block_pass import BlockPass, BlockResult, CalibrationBatches, Solver
+from llmopt.quant.block_pass import (
+    BlockPass,
+    BlockResult,
+    CalibrationBatches,
+    Solver,
+    solve_layers,
+)
+from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
 from llmopt.quant.solution import split_solution
 
@@ -38,6 +45,7 @@ class QuantizeJob:
 
     Attributes:
         checkpoint: What to quantise.
+        plan: How each layer is rounded.
         solve: How stacked rows are rounded.
         format: What the packed layers are written as.
         windows: Calibration data; None rounds without looking at data.
@@ -49,6 +57,7 @@ class QuantizeJob:
     """
 
     checkpoint: Checkpoint
+    plan: QuantPlan
     solve: Solver
     format: QuantFormat
     windows: CalibrationWindows | None
@@ -70,17 +79,16 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
         NumericalError: A layer's Hessian can't be factorised within the damping budget.
     """
     journal = _open_journal(job)
-    num_blocks = job.checkpoint.config.num_hidden_layers
+    num_parts = job.checkpoint.config.num_hidden_layers + job.plan.rounds_output_layer
     if journal.num_done:
-        job.progress.note(f"resumed: {journal.num_done} of {num_blocks} blocks")
+        job.progress.note(f"resumed: {journal.num_done} of {num_parts} blocks")
     else:
-        _check_kept_tensors(job.checkpoint)
-    job.progress.start("quantising blocks", num_blocks, journal.num_done)
+        _check_kept_tensors(job.checkpoint, job.plan)
+    job.progress.start("quantising blocks", num_parts, journal.num_done)
     with torch.inference_mode():
         run = _run_without_data if job.windows is None else _run_with_data
         for result, hidden in run(job, journal):
-            prefix = job.checkpoint.config.block_prefix(journal.num_done)
-            journal.record(_pack_block(job, prefix, result), result.errors, hidden)
+            journal.record(_pack_layers(job, result), result.errors, hidden)
             job.progress.advance()
     return journal
 
@@ -103,7 +111,7 @@ def _open_journal(job: QuantizeJob) -> Journal:
 
 def _run_with_data(
     job: QuantizeJob, journal: Journal
-) -> Iterator[tuple[BlockResult, Mapping[str, Tensor]]]:
+) -> Iterator[tuple[BlockResult, Mapping[str, Tensor] | None]]:
     assert job.windows is not None
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     model = StreamedModel(job.checkpoint, job.device, dtype)
@@ -111,28 +119,53 @@ def _run_with_data(
     for index in range(journal.num_done, model.num_blocks):
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
         prefix = job.checkpoint.config.block_prefix(index)
-        result = BlockPass(block, prefix, job.solve, _reporter(job)).run(data)
+        schemes = job.plan.schemes
+        result = BlockPass(block, prefix, schemes, job.solve, _reporter(job)).run(data)
         yield result, data.hidden()
+    if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
+        yield _solve_output_layer(job, model, data), None
+
+
+def _solve_output_layer(
+    job: QuantizeJob, model: StreamedModel, data: CalibrationBatches
+) -> BlockResult:
+    """Rounds `lm_head`, calibrated on the normalised end of the residual stream."""
+    head = model.read_head()
+    hessian = Hessian(head.projection_VD.shape[1], job.device)
+    for batch in data:
+        hessian.add(head.normalize(batch.hidden), batch.lengths)
+    weights = {OUTPUT_LAYER: head.projection_VD}
+    result = solve_layers(weights, hessian.finish, job.plan.schemes, job.solve, OUTPUT_LAYER)
+    _reporter(job)(result.errors[0])
+    return result
 
 
 def _run_without_data(job: QuantizeJob, journal: Journal) -> Iterator[tuple[BlockResult, None]]:
     config = job.checkpoint.config
     for index in range(journal.num_done, config.num_hidden_layers):
-        result = BlockResult()
-        for layer in BLOCK_LINEARS:
-            name = config.block_prefix(index) + layer
+        prefix = config.block_prefix(index)
+        yield _round_layers(job, [prefix + layer for layer in config.linear_shapes(index)]), None
+    if job.plan.rounds_output_layer and journal.num_done == config.num_hidden_layers:
+        yield _round_layers(job, [OUTPUT_LAYER]), None
+
+
+def _round_layers(job: QuantizeJob, names: list[str]) -> BlockResult:
+    result = BlockResult()
+    for name in names:
+        scheme = job.plan.schemes[name]
+        if scheme is not None:
             weight = _read_finite(job.checkpoint, f"{name}.weight").to(job.device)
-            solution = job.solve(weight, None)
+            solution = job.solve(weight, None, scheme)
             ((packed, error),) = split_solution(solution, [name], [len(weight)])
-            result.weights[layer] = packed
+            result.weights[name] = packed
             result.errors.append(error)
-        yield result, None
+    return result
 
 
-def _check_kept_tensors(checkpoint: Checkpoint) -> None:
+def _check_kept_tensors(checkpoint: Checkpoint, plan: QuantPlan) -> None:
     """Checks what is copied as it is; linear layers are checked where they are rounded."""
     require_equal_head(checkpoint)
-    rounded = {f"{name}.weight" for name, _ in linear_names(checkpoint.config)}
+    rounded = {f"{name}.weight" for name, _ in plan.rounded()}
     for name in sorted(checkpoint.tensors.keys() - rounded):
         _read_finite(checkpoint, name)
 
@@ -185,14 +218,14 @@ def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.
     return dtype
 
 
-def _pack_block(job: QuantizeJob, prefix: str, result: BlockResult) -> dict[str, Tensor]:
+def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
     pack: Callable[[PackedWeight], dict[str, Tensor]] = gptq_format.pack
     if job.format == "compressed-tensors":
         scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
         pack = partial(compressed_tensors_format.pack, scale_dtype=scale_dtype)
     return {
-        f"{prefix}{layer}.{suffix}": tensor
-        for layer, weight in result.weights.items()
+        f"{name}.{suffix}": tensor
+        for name, weight in result.weights.items()
         for suffix, tensor in pack(weight).items()
     }
 

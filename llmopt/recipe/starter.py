@@ -10,6 +10,7 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.errors import IncompatibleError, RecipeError
 from llmopt.recipe.inputs import validate_recipe
 from llmopt.recipe.loader import load_recipe
+from llmopt.steps.layer_overrides import build_plan
 from llmopt.steps.quantize_fields import check_shapes
 
 SCHEMA_HINT = "# `llmopt schema > recipe-v1.json` gives editors the schema of this file.\n"
@@ -50,7 +51,8 @@ def _choose_group_size(checkpoint: Checkpoint) -> int:
     """Takes the largest usual group that divides every layer's input, else one per channel."""
     for group_size in (128, 64, 32):
         try:
-            check_shapes(checkpoint.config, QuantScheme(4, group_size))
+            plan = build_plan(checkpoint.config, QuantScheme(4, group_size))
+            check_shapes(checkpoint.config, plan, "gptq")
         except IncompatibleError:
             continue
         return group_size

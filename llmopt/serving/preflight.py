@@ -17,18 +17,22 @@ Rules and their source, vllm-project/vllm:
 from collections.abc import Iterator
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.model_config import ModelConfig
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.checkpoint import linear_names
+from llmopt.checkpoint.model_config import DECODER_STAGES, ModelConfig, describe_kind
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.target import Target
 
 OUT_ALIGNMENT = 64
 IN_ALIGNMENT = 128
+SERVED_BITS = (4, 8)
+FUSED_LAYERS = tuple(stage.layers for stage in DECODER_STAGES if len(stage.layers) > 1)
 ROW_PARALLEL = ("self_attn.o_proj", "mlp.down_proj")  # sharded along the input; others the output
 
 
 def check_servable(
-    config: ModelConfig, scheme: QuantScheme, quant_format: QuantFormat, target: Target
+    config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat, target: Target
 ) -> None:
     """Refuses a quantisation that the target could not load.
 
@@ -37,11 +41,15 @@ def check_servable(
     """
     if target.runtime != "vllm":
         return
-    faults = [
-        *_scheme_faults(scheme, quant_format, target),
-        *_model_faults(config, target),
-        *_shard_faults(config, scheme, target.tp),
-    ]
+    schemes = dict.fromkeys(scheme for _, scheme in plan.rounded())
+    faults = dict.fromkeys(
+        [
+            *(fault for s in schemes for fault in _scheme_faults(s, quant_format, target)),
+            *_model_faults(config, target),
+            *_fused_faults(plan),
+            *_shard_faults(config, plan, target.tp),
+        ]
+    )
     if faults:
         place = f"vLLM on {target.gpu or target.device} with tp {target.tp}"
         raise IncompatibleError(f"{place} could not serve this: " + "; ".join(faults))
@@ -52,9 +60,11 @@ def _scheme_faults(scheme: QuantScheme, quant_format: QuantFormat, target: Targe
         yield "format gptq must be symmetric (set sym: true, or format: compressed-tensors)"
     if quant_format == "compressed-tensors" and not scheme.sym and scheme.bits != 4:
         yield f"an asymmetric grid must have 4 bits, not {scheme.bits}"
-    if scheme.desc_act and scheme.group_size != -1:
+    if scheme.has_moved_groups:
         yield "act-order with groups is no longer served (set desc_act: false, or group_size: -1)"
-    if target.device == "cpu" and scheme.bits != 4:
+    if scheme.bits not in SERVED_BITS:
+        yield f"{scheme.bits} bits are not served, only {' and '.join(map(str, SERVED_BITS))}"
+    elif target.device == "cpu" and scheme.bits != 4:
         yield f"weight-only kernels on a CPU take 4 bits, not {scheme.bits}"
 
 
@@ -71,15 +81,27 @@ def _model_faults(config: ModelConfig, target: Target) -> Iterator[str]:
         yield f"intermediate_size {config.intermediate_size} does not divide by tp {target.tp}"
 
 
-def _shard_faults(config: ModelConfig, scheme: QuantScheme, tp: int) -> Iterator[str]:
-    for layer, (out_features, in_features) in config.linear_shapes().items():
-        shard_out, shard_in = out_features, in_features
+def _fused_faults(plan: QuantPlan) -> Iterator[str]:
+    """Layers that vLLM loads as one must be stored alike."""
+    for name, scheme in plan.schemes.items():
+        for first, *others in FUSED_LAYERS:
+            prefix = name.removesuffix(first)
+            if prefix != name and any(plan.schemes[prefix + other] != scheme for other in others):
+                fused = ", ".join((first, *others))
+                yield f"{prefix.removesuffix('.')}: {fused} are loaded as one and must be alike"
+
+
+def _shard_faults(config: ModelConfig, plan: QuantPlan, tp: int) -> Iterator[str]:
+    shapes = {**dict(linear_names(config)), OUTPUT_LAYER: config.embedding_shape}
+    for name, scheme in plan.rounded():
+        layer = describe_kind(name)
+        shard_out, shard_in = shapes[name]
         if layer in ROW_PARALLEL:
-            shard_in = in_features // tp
+            shard_in //= tp
         elif layer not in ("self_attn.k_proj", "self_attn.v_proj"):
-            shard_out = out_features // tp
+            shard_out //= tp
         else:
-            shard_out = out_features // min(tp, config.num_key_value_heads)
+            shard_out //= min(tp, config.num_key_value_heads)
         if shard_out % OUT_ALIGNMENT:
             yield f"{layer} has {shard_out} output features per GPU, not a multiple of 64"
         if shard_in % IN_ALIGNMENT:

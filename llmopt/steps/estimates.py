@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
+from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import InputError
 from llmopt.steps.base import Estimate, StepInputs
@@ -47,8 +47,10 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
         + config.vocab_size * config.hidden_size * item_bytes
     )
     linears = config.num_hidden_layers * block_weights
-    packed = config.num_hidden_layers * sum(
-        _packed_bytes(step.scheme, shape, item_bytes) for shape in shapes.values()
+    plan = step.plan(config)
+    packed = sum(
+        count_layer_bytes(plan.schemes[name], shape, step.format, checkpoint.dtype)
+        for name, shape in planned_layers(config, plan)
     )
     outside = checkpoint.weight_bytes() - linears * item_bytes
     outside += sum(path.stat().st_size for path in list_sidecars(checkpoint.folder))
@@ -64,11 +66,3 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
 
 def _size(shape: tuple[int, int]) -> int:
     return shape[0] * shape[1]
-
-
-def _packed_bytes(scheme: QuantScheme, shape: tuple[int, int], item_bytes: int) -> int:
-    """Integers, then a scale and a zero point per group and row, and `g_idx`."""
-    out_features, in_features = shape
-    groups = out_features * scheme.num_groups(in_features)
-    integer_bits = scheme.bits * (_size(shape) + groups)
-    return integer_bits // 8 + groups * item_bytes + 4 * in_features

@@ -1,20 +1,24 @@
 """Fields and checks that every integer weight quantisation shares."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.model_config import ModelConfig
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.model_config import ModelConfig, describe_kind
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
+from llmopt.checkpoint.stored_quantization import WORD_BITS, QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.target import Target
 from llmopt.steps.base import InputRef, NotIdentity, ResolvedInput, StepBase, StepInputs
+from llmopt.steps.layer_overrides import LayerOverride, build_plan
 
 ModelName = Annotated[str, InputRef(("checkpoint",))]
 DataName = Annotated[str, InputRef(("dataset",))]
@@ -28,13 +32,21 @@ class QuantizeFields(StepBase):
     produces: ClassVar[ArtifactKind] = "quantized_checkpoint"
 
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
-    bits: Literal[4, 8] = Field(4, description="Bits per weight.")
+    bits: Literal[2, 3, 4, 8] = Field(4, description="Bits per weight.")
     group_size: Literal[-1, 32, 64, 128] = Field(
         128, description="Input features that share a scale; -1 is one per output channel."
     )
     sym: bool = Field(True, description="Symmetric grid, fixed zero point.")
     format: QuantFormat = Field(
         "gptq", description="gptq (version 1) or compressed-tensors (pack-quantized)."
+    )
+    overrides: tuple[LayerOverride, ...] = Field(
+        (),
+        description="Layers with another scheme, or left as they are; the first entry that "
+        "matches a layer holds for it.",
+    )
+    lm_head: bool = Field(
+        False, description="Quantise the output projection too, where it is not the embeddings."
     )
     activation_memory_gb: Annotated[float, NotIdentity()] = Field(
         8.0, gt=0, description="Calibration activations kept in memory; the rest goes to disk."
@@ -45,17 +57,27 @@ class QuantizeFields(StepBase):
     def scheme(self) -> QuantScheme:
         """The quantisation scheme that the fields describe."""
 
+    def plan(self, config: ModelConfig) -> QuantPlan:
+        """Decides how each layer is rounded.
+
+        Raises:
+            RecipeError: An override matches no layer.
+            IncompatibleError: `lm_head` can't be rounded.
+        """
+        return build_plan(config, self.scheme, self.overrides, lm_head=self.lm_head)
+
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised.
 
         Raises:
             InputError: Unsupported, corrupt, or quantised already.
+            RecipeError: An override matches no layer.
             IncompatibleError: A layer's shape does not fit the scheme.
         """
         model = inputs["model"]
         checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
         checkpoint.require_unquantized()
-        check_shapes(checkpoint.config, self.scheme)
+        check_shapes(checkpoint.config, self.plan(checkpoint.config), self.format)
         return checkpoint
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
@@ -64,41 +86,57 @@ class QuantizeFields(StepBase):
             return  # made by an earlier step, or not downloaded yet
         checkpoint = self.open_checkpoint(inputs)
         if target is not None:
-            check_servable(checkpoint.config, self.scheme, self.format, target)
+            plan = self.plan(checkpoint.config)
+            check_servable(checkpoint.config, plan, self.format, target)
         if "data" in inputs:
             checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])
 
 
-def check_shapes(config: ModelConfig, scheme: QuantScheme) -> None:
-    """Refuses a scheme that does not fit the model's linear layers.
+def check_shapes(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat) -> None:
+    """Refuses schemes that do not fit the shapes of the model's linear layers.
 
     Raises:
         IncompatibleError: Names the layers and what would fit.
     """
-    faults = list(_shape_faults(config, scheme))
-    if faults:
-        fitting = [
-            size
-            for size in (128, 64, 32, -1)
-            if not list(_shape_faults(config, QuantScheme(scheme.bits, size)))
-        ]
-        remedy = f"use group_size {' or '.join(map(str, fitting))}" if fitting else None
-        raise IncompatibleError("; ".join(faults), remedy=remedy)
+    faults = dict.fromkeys(_shape_faults(config, plan, quant_format))
+    if not faults:
+        return
+    fitting = [
+        size
+        for size in (128, 64, 32, -1)
+        if not any(_shape_faults(config, _with_group_size(plan, size), quant_format))
+    ]
+    remedy = f"use group_size {' or '.join(map(str, fitting))}" if fitting else None
+    raise IncompatibleError("; ".join(faults), remedy=remedy)
 
 
-def _shape_faults(config: ModelConfig, scheme: QuantScheme) -> Iterator[str]:
-    for layer, (out_features, in_features) in config.linear_shapes().items():
+def _with_group_size(plan: QuantPlan, group_size: int) -> QuantPlan:
+    schemes = {
+        name: None if scheme is None else replace(scheme, group_size=group_size)
+        for name, scheme in plan.schemes.items()
+    }
+    return QuantPlan(replace(plan.base, group_size=group_size), schemes)
+
+
+def _shape_faults(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat) -> Iterator[str]:
+    shapes = {**dict(linear_names(config)), OUTPUT_LAYER: config.embedding_shape}
+    for name, scheme in plan.rounded():
+        out_features, in_features = shapes[name]
+        layer = describe_kind(name)
         if scheme.group_size > 0 and in_features % scheme.group_size:
             yield (
                 f"{layer} has {in_features} input features, "
                 f"not a multiple of group_size {scheme.group_size}"
             )
+        if quant_format != "gptq":
+            continue  # compressed-tensors fills up a last word
+        per_words = math.lcm(WORD_BITS, scheme.bits) // scheme.bits
         for count, side in ((in_features, "input"), (out_features, "output")):
-            if count % scheme.num_packed:
+            if count % per_words:
                 yield (
-                    f"{layer} has {count} {side} features, not a multiple of "
-                    f"{scheme.num_packed} ({scheme.bits}-bit integers per 32-bit word)"
+                    f"{layer} has {count} {side} features, not a multiple of {per_words}, which "
+                    f"{scheme.bits}-bit integers need in format gptq"
                 )
 
 

@@ -1,7 +1,7 @@
 """`quantize.gptq`: GPTQ with a calibration set."""
 
-from functools import partial
-from typing import Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,11 @@ from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmopt.quant.solution import Solution
 
 
 class QuantizeGptq(QuantizeFields):
@@ -57,9 +62,14 @@ class QuantizeGptq(QuantizeFields):
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
-        from llmopt.steps.quantize_run import run_quantization, torch_dtype  # noqa: PLC0415
+        from llmopt.steps.quantize_run import (  # noqa: PLC0415
+            QuantizationInput,
+            run_quantization,
+            torch_dtype,
+        )
 
         checkpoint = self.open_checkpoint(inputs)
+        plan = self.plan(checkpoint.config)
         options = GptqOptions(
             scheme=self.scheme,
             act_group_aware=self.act_group_aware,
@@ -67,6 +77,10 @@ class QuantizeGptq(QuantizeFields):
             max_damp_percent=self.max_damp_percent,
             scale_dtype=torch_dtype(checkpoint),
         )
-        return run_quantization(
-            self, checkpoint, partial(solve_gptq, options=options), inputs.get("data"), context
-        )
+
+        def solve(W_RI: "Tensor", H_II: "Tensor | None", scheme: QuantScheme) -> "Solution":
+            assert H_II is not None
+            return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
+
+        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
+        return run_quantization(self, job, context)

@@ -31,8 +31,14 @@ class QuantizeRtn(QuantizeFields):
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Rounds the model block by block."""
         from llmopt.quant.rounding import solve_rtn  # noqa: PLC0415 - torch
-        from llmopt.steps.quantize_run import run_quantization, torch_dtype  # noqa: PLC0415
+        from llmopt.steps.quantize_run import (  # noqa: PLC0415
+            QuantizationInput,
+            run_quantization,
+            torch_dtype,
+        )
 
         checkpoint = self.open_checkpoint(inputs)
-        solve = partial(solve_rtn, scheme=self.scheme, scale_dtype=torch_dtype(checkpoint))
-        return run_quantization(self, checkpoint, solve, inputs.get("data"), context)
+        solve = partial(solve_rtn, scale_dtype=torch_dtype(checkpoint))
+        plan = self.plan(checkpoint.config)
+        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
+        return run_quantization(self, job, context)

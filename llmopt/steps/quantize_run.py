@@ -1,6 +1,8 @@
 """The run of every integer quantisation; imports torch, so only a step's `run()` imports it."""
 
+import math
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -8,15 +10,16 @@ from llmopt import __version__
 from llmopt.artifacts.manifest import LayerError
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
-from llmopt.checkpoint.quantization_config import (
-    build_compressed_tensors_config,
-    build_gptq_config,
-)
+from llmopt.checkpoint.compressed_tensors_config import build_compressed_tensors_config
+from llmopt.checkpoint.gptq_config import build_gptq_config
+from llmopt.checkpoint.packed_size import planned_layers
+from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
+from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import (
     QuantizeJob,
     choose_compute_dtype,
@@ -36,22 +39,37 @@ def torch_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return dtype
 
 
+@dataclass(frozen=True)
+class QuantizationInput:
+    """What is quantised, and how.
+
+    Attributes:
+        checkpoint: The model.
+        plan: How each layer is rounded.
+        solve: Rounds stacked rows.
+        data: The calibration set; None rounds without looking at data.
+    """
+
+    checkpoint: Checkpoint
+    plan: QuantPlan
+    solve: Solver
+    data: ResolvedInput | None
+
+
 def run_quantization(
-    step: QuantizeFields,
-    checkpoint: Checkpoint,
-    solve: Solver,
-    data: ResolvedInput | None,
-    context: RunContext,
+    step: QuantizeFields, given: QuantizationInput, context: RunContext
 ) -> Outcome:
     """Quantises every block and writes the checkpoint."""
+    checkpoint, plan = given.checkpoint, given.plan
     device = select_device(context)
     started = time.perf_counter()
-    windows = None if data is None else load_windows(checkpoint, data)
+    windows = None if given.data is None else load_windows(checkpoint, given.data)
     prepared = time.perf_counter()
     journal = quantize_blocks(
         QuantizeJob(
             checkpoint=checkpoint,
-            solve=solve,
+            plan=plan,
+            solve=given.solve,
             format=step.format,
             windows=windows,
             scratch=context.scratch_folder,
@@ -62,12 +80,10 @@ def run_quantization(
         )
     )
     quantized = time.perf_counter()
-    config = build_compressed_tensors_config(step.scheme)
+    config = build_compressed_tensors_config(plan)
     if step.format == "gptq":
         damp = getattr(step, "damp_percent", None)
-        config = build_gptq_config(
-            step.scheme, damp_percent=damp, quantizer=f"llmopt:{__version__}"
-        )
+        config = build_gptq_config(plan, damp_percent=damp, quantizer=f"llmopt:{__version__}")
     write_quantized_checkpoint(checkpoint, journal.packed_tensors(), config, context.work_folder)
     written = time.perf_counter()
     size_bytes = sum(path.stat().st_size for path in context.work_folder.glob("*.safetensors"))
@@ -76,6 +92,7 @@ def run_quantization(
         metrics={
             "weights_bytes": size_bytes,
             "source_weights_bytes": checkpoint.weight_bytes(),
+            "bits_per_weight": round(_measure_bits_per_weight(checkpoint, plan, journal), 4),
             "calibration_tokens": 0 if windows is None else windows.num_tokens,
             "lowest_snr_db": worst.snr_db,
             "lowest_snr_layer": None if worst.snr_db is None else worst.layer,
@@ -92,6 +109,18 @@ def run_quantization(
             "write_s": round(written - quantized, 3),
         },
     )
+
+
+def _measure_bits_per_weight(checkpoint: Checkpoint, plan: QuantPlan, journal: Journal) -> float:
+    """Returns the bits per weight of the plan's layers, from the tensors that were written."""
+    written = sum(entry.num_bytes for entry in journal.packed_tensors().values())
+    kept = sum(
+        checkpoint.tensors[f"{name}.weight"].num_bytes
+        for name, scheme in plan.schemes.items()
+        if scheme is None
+    )
+    weights = sum(math.prod(shape) for _, shape in planned_layers(checkpoint.config, plan))
+    return 8 * (written + kept) / weights
 
 
 def _describe_raised_damp(errors: list[LayerError]) -> list[str]:

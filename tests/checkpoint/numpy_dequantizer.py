@@ -1,11 +1,12 @@
 """Reads a quantised checkpoint with numpy alone: bytes, JSON and arithmetic.
 
-It shares no code with llmopt and knows only the two formats' public descriptions: AutoGPTQ's
-version 1, and compressed-tensors' pack-quantized. What it makes of a checkpoint is what any
-other loader would.
+It shares no code with llmopt and knows only the formats' public descriptions: AutoGPTQ's
+version 1 with GPTQModel's `dynamic`, and compressed-tensors' pack-quantized with any config
+groups. What it makes of a checkpoint is what any other loader would.
 """
 
 import json
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +84,9 @@ def dequantize_folder(folder: Path) -> dict[str, Layer]:
 
 def dequantize_gptq(arrays: dict[str, Array], layer: str, config: dict[str, Any]) -> Layer:
     """weight[o, i] = scales[g, o] * (q[i, o] - (qzeros[g, o] + 1)), g = g_idx[i]."""
-    bits = config["bits"]
-    q_IO = unpack_words(arrays[f"{layer}.qweight"].T, bits).T
-    zeros_GO = (unpack_words(arrays[f"{layer}.qzeros"], bits) + 1) % 2**bits
+    bits = find_gptq_settings(layer, config)["bits"]
+    q_IO = unpack_stream(arrays[f"{layer}.qweight"].T, bits).T
+    zeros_GO = (unpack_stream(arrays[f"{layer}.qzeros"], bits) + 1) % 2**bits
     scales_GO = arrays[f"{layer}.scales"].astype(np.float32)
     group_I = arrays[f"{layer}.g_idx"]
     weights_IO = scales_GO[group_I] * (q_IO - zeros_GO[group_I]).astype(np.float32)
@@ -96,8 +97,7 @@ def dequantize_pack_quantized(
     arrays: dict[str, Array], layer: str, config: dict[str, Any]
 ) -> Layer:
     """weight[o, i] = scale[o, g] * (q[o, i] - zero_point[o, g]), both signed, g = g_idx[i]."""
-    (group,) = config["config_groups"].values()
-    scheme = group["weights"]
+    scheme = find_compressed_scheme(layer, config)
     bits, offset = scheme["num_bits"], 2 ** (scheme["num_bits"] - 1)
     num_rows, num_columns = arrays[f"{layer}.weight_shape"]
     q_OI = unpack_words(arrays[f"{layer}.weight_packed"], bits)[:, :num_columns] - offset
@@ -116,8 +116,38 @@ def dequantize_pack_quantized(
     return Layer(q_OI + offset, weights_OI)
 
 
+def find_gptq_settings(layer: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The first `dynamic` pattern that the layer's name begins with changes the settings."""
+    for pattern, changes in config.get("dynamic", {}).items():
+        assert pattern[:2] in ("+:", "-:")
+        if re.match(pattern[2:], layer):
+            assert pattern[0] == "+", f"{layer} is quantised, but {pattern} leaves it out"
+            return {**config, **changes}
+    return config
+
+
+def find_compressed_scheme(layer: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A group that names the layer comes before the one for the whole class."""
+    assert layer not in config["ignore"]
+    groups = config["config_groups"].values()
+    for target in (layer, "Linear"):
+        for group in groups:
+            if target in group["targets"]:
+                weights: dict[str, Any] = group["weights"]
+                return weights
+    raise AssertionError(f"no group for {layer}")
+
+
+def unpack_stream(words: Array, bits: int) -> NDArray[np.int64]:
+    """Unpacks int32 words [R, W] that hold integers end to end along their last axis."""
+    as_bytes = np.ascontiguousarray(words.astype("<i4")).view(np.uint8)
+    rows = as_bytes.reshape(words.shape[0], -1)
+    stream = np.unpackbits(rows, axis=1, bitorder="little").reshape(words.shape[0], -1, bits)
+    return (stream.astype(np.int64) << np.arange(bits)).sum(axis=-1)
+
+
 def unpack_words(words: Array, bits: int) -> NDArray[np.int64]:
     """Unpacks int32 words [R, C/p] along their last axis, the first integer in the low bits."""
     unsigned = words.astype(np.int64) & 0xFFFFFFFF
-    parts = [(unsigned >> shift) % 2**bits for shift in range(0, 32, bits)]
+    parts = [(unsigned >> shift) % 2**bits for shift in range(0, 33 - bits, bits)]
     return np.stack(parts, axis=-1).reshape(words.shape[0], -1)

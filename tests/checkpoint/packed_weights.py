@@ -7,7 +7,7 @@ from llmopt.checkpoint.packed_weight import PackedWeight, monotonic_g_idx
 
 SCHEMES = [
     QuantScheme(bits, group_size, sym, desc_act)
-    for bits in (4, 8)
+    for bits in (2, 3, 4, 8)
     for group_size in (-1, 32, 64)
     for sym in (True, False)
     for desc_act in (True, False)
@@ -15,7 +15,7 @@ SCHEMES = [
 
 
 def make_packed_weight(
-    scheme: QuantScheme, out_features: int = 24, in_features: int = 96
+    scheme: QuantScheme, out_features: int = 32, in_features: int = 96
 ) -> PackedWeight:
     """Returns a layer of random integers, scales that bfloat16 can hold, and any zero points."""
     generator = torch.Generator().manual_seed(0)

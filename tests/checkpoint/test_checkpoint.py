@@ -126,8 +126,8 @@ def test_dtype_comes_from_the_weights_where_the_config_is_silent(model: Path) ->
 def test_quantised_already(small_gptq: Quantized) -> None:
     checkpoint = Checkpoint.open(small_gptq.folder)
     assert checkpoint.quantization is not None
-    assert checkpoint.quantization.scheme == small_gptq.solver.options.scheme
-    pattern = r"is quantised already \(gptq, 4 bits, group size 32\)"
+    assert checkpoint.quantization.base.scheme == small_gptq.solver.options.scheme
+    pattern = r"is quantised already \(gptq 4 bits group 32\)"
     with pytest.raises(InputError, match=pattern) as caught:
         checkpoint.require_unquantized()
     assert "original checkpoint" in str(caught.value.remedy)

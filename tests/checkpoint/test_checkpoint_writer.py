@@ -14,7 +14,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.streamed_model import read_packed_weight
 from llmopt.checkpoint.verification import verify_checkpoint
 from llmopt.errors import InputError

@@ -5,7 +5,7 @@ import torch
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.compressed_tensors_format import pack, unpack
-from llmopt.checkpoint.quantization_config import StoredQuantization, expected_tensors
+from llmopt.checkpoint.stored_quantization import StoredLayer, expected_tensors
 from llmopt.checkpoint.tensor_files import SAFETENSORS_DTYPES
 from tests.checkpoint.packed_weights import SCHEMES, assert_same_weight, make_packed_weight
 from tests.checkpoint.slow_packer import pack_words
@@ -30,17 +30,17 @@ def test_tensors_are_those_that_are_expected(scheme: QuantScheme, scale_dtype: s
         name: (SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
     }
-    stored = StoredQuantization("compressed-tensors", scheme)
-    assert found == expected_tensors(stored, (24, 96), scale_dtype)
+    stored = StoredLayer("pack-quantized", scheme)
+    assert found == expected_tensors(stored, (32, 96), scale_dtype)
     assert all(tensor.is_contiguous() for tensor in tensors.values())
-    assert tensors["weight_shape"].tolist() == [24, 96]
+    assert tensors["weight_shape"].tolist() == [32, 96]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_words_are_those_of_a_slow_packer(scheme: QuantScheme) -> None:
     weight = make_packed_weight(scheme)
     tensors = pack(weight, torch.bfloat16)
-    for row in range(24):
+    for row in range(32):
         # The format's integers are signed and are stored with 2^(bits-1) added.
         signed = [q - scheme.midpoint for q in weight.q_IO[:, row].tolist()]
         words = pack_words([q + 2 ** (scheme.bits - 1) for q in signed], scheme.bits)

@@ -6,10 +6,10 @@ import torch
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.gptq_format import TENSOR_NAMES, pack, unpack
-from llmopt.checkpoint.quantization_config import StoredQuantization, expected_tensors
+from llmopt.checkpoint.stored_quantization import StoredLayer, expected_tensors
 from llmopt.checkpoint.tensor_files import SAFETENSORS_DTYPES
 from tests.checkpoint.packed_weights import SCHEMES, assert_same_weight, make_packed_weight
-from tests.checkpoint.slow_packer import pack_words
+from tests.checkpoint.slow_packer import pack_stream
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
@@ -28,7 +28,7 @@ def test_tensors_are_those_that_are_expected(scheme: QuantScheme) -> None:
         name: (SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
     }
-    assert found == expected_tensors(StoredQuantization("gptq", scheme), (24, 96), "BF16")
+    assert found == expected_tensors(StoredLayer("gptq", scheme), (32, 96), "BF16")
     assert all(tensor.is_contiguous() for tensor in tensors.values())
 
 
@@ -36,11 +36,11 @@ def test_tensors_are_those_that_are_expected(scheme: QuantScheme) -> None:
 def test_words_are_those_of_a_slow_packer(scheme: QuantScheme) -> None:
     weight = make_packed_weight(scheme)
     tensors = pack(weight)
-    for column in range(24):
-        words = pack_words(weight.q_IO[:, column].tolist(), scheme.bits)
+    for column in range(32):
+        words = pack_stream(weight.q_IO[:, column].tolist(), scheme.bits)
         assert tensors["qweight"][:, column].tolist() == words
     for group, zeros in enumerate(weight.zeros_GO.tolist()):
-        words = pack_words([zero - 1 for zero in zeros], scheme.bits)
+        words = pack_stream([zero - 1 for zero in zeros], scheme.bits)
         assert tensors["qzeros"][group].tolist() == words
 
 
@@ -58,7 +58,17 @@ def test_zero_point_of_zero_is_refused() -> None:
         pack(replace(weight, zeros_GO=zeros_GO))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_version_2_stores_zero_points_as_they_are(scheme: QuantScheme) -> None:
+    weight = make_packed_weight(scheme)
+    tensors = pack(replace(weight, zeros_GO=(weight.zeros_GO % scheme.max_q) + 1))
+    tensors["qzeros"] = pack(weight)["qzeros"]
+    found = unpack(tensors, scheme, version=2)
+    assert torch.equal(found.zeros_GO, weight.zeros_GO - 1)
+    assert torch.equal(found.q_IO, weight.q_IO)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_other_tools_zero_point_of_zero_wraps_around(bits: int) -> None:
     # AutoGPTQ stores zero - 1 modulo 2^bits: all ones is -1, so a zero point of 0.
     scheme = QuantScheme(bits, 32, sym=False)

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.quantization_config import QuantFormat
 from llmopt.checkpoint.resident_model import load_resident_model, require_memory
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import ResourceError
 from tests.checkpoint.numpy_dequantizer import dequantize_folder
 from tests.quant.pipeline import SMALL_VOCAB, make_small_model, quantize

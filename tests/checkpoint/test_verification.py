@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.verification import verify_checkpoint
 from llmopt.errors import InputError
 from tests.quant.layers import make_options

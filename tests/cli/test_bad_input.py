@@ -151,7 +151,7 @@ def test_a_model_that_is_quantised_already(
     made = run_here("quantize", "rtn", random_model, "--group-size", "32", "-o", "q")
     assert made.returncode == 0
     done = run_here("quantize", "gptq", "q", "--data", documents, *SMALL, "-o", "o")
-    words = ("q is quantised already (gptq, 4 bits, group size 32)", "→ start from the original")
+    words = ("q is quantised already (gptq 4 bits group 32)", "→ start from the original")
     assert_refused(done, tmp_path, 8, *words)
     edit_json(tmp_path / "q" / "config.json", quantization_config=None)
     done = run_here("quantize", "gptq", "q", "--data", documents, *SMALL, "-o", "o")
@@ -198,7 +198,7 @@ def test_data_that_can_not_be_used(
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--bits", "5"], 2, ["--bits: ", "Input should be 4 or 8 (received 5)"]),
+        (["--bits", "5"], 2, ["--bits: ", "Input should be 2, 3, 4 or 8 (received 5)"]),
         (["--bits", "four"], 2, ["Invalid value for '--bits'"]),
         (
             ["--group-size", "100"],
@@ -272,7 +272,7 @@ def test_a_group_size_that_does_not_divide(
     ("old", "new", "words"),
     [
         ('"bits"', '"bitz"', ["unknown key 'steps.quantize.bitz'; did you mean 'bits'?"]),
-        ('"bits": 4', '"bits": "four"', ["steps.quantize.bits: Input should be 4 or 8"]),
+        ('"bits": 4', '"bits": "four"', ["steps.quantize.bits: Input should be 2, 3, 4 or 8"]),
         ('"quantize.rtn"', '"quantize.rtm"', ["unknown step type", "did you mean 'quantize.rtn'"]),
         ('"model": "quantize"', '"model": "quantise"', ["did you mean 'quantize'?"]),
         ('"model": "base"', '"model": "gate"', ["wants a checkpoint; 'gate' is a evaluation"]),

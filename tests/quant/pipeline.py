@@ -1,6 +1,6 @@
 """Quantises small models through the real pipeline, as the steps do, and keeps what they saw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.progress import Progress, SilentProgress
+from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
-from llmopt.checkpoint.quantization_config import (
-    QuantFormat,
-    build_compressed_tensors_config,
-    build_gptq_config,
-)
+from llmopt.checkpoint.compressed_tensors_config import build_compressed_tensors_config
+from llmopt.checkpoint.gptq_config import build_gptq_config
+from llmopt.checkpoint.quant_plan import QuantPlan
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.solution import Solution
+from llmopt.steps.layer_overrides import build_plan
 from tests.models import make_model
 from tests.quant.layers import make_options
 
@@ -53,9 +54,9 @@ class RecordingSolver:
         self.options = options
         self.seen: list[tuple[Tensor, Tensor, Solution]] = []
 
-    def __call__(self, W_RI: Tensor, H_II: Tensor | None) -> Solution:
+    def __call__(self, W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
         assert H_II is not None
-        solution = solve_gptq(W_RI, H_II, self.options)
+        solution = solve_gptq(W_RI, H_II, replace(self.options, scheme=scheme))
         self.seen.append((W_RI, H_II, solution))
         return solution
 
@@ -74,6 +75,7 @@ def quantize(
     folder: Path,
     *,
     options: GptqOptions | None = None,
+    plan: QuantPlan | None = None,
     quant_format: QuantFormat = "gptq",
     windows: CalibrationWindows | None = None,
     budget_bytes: int = GIGABYTE,
@@ -83,9 +85,11 @@ def quantize(
     checkpoint = Checkpoint.open(model)
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     solver = RecordingSolver(options or make_options(order="act_group_aware", scale_dtype=dtype))
+    plan = plan or build_plan(checkpoint.config, solver.options.scheme)
     journal = quantize_blocks(
         QuantizeJob(
             checkpoint=checkpoint,
+            plan=plan,
             solve=solver,
             format=quant_format,
             windows=windows or make_windows(),
@@ -99,7 +103,7 @@ def quantize(
     build = build_compressed_tensors_config
     if quant_format == "gptq":
         build = partial(build_gptq_config, damp_percent=0.01, quantizer="test")
-    config = build(solver.options.scheme)
+    config = build(plan)
     target = folder / "checkpoint"
     target.mkdir()
     write_quantized_checkpoint(checkpoint, journal.packed_tensors(), config, target)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
-from llmopt.checkpoint.model_config import BLOCK_LINEARS
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.model_config import DECODER_STAGES
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError, NumericalError
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.rounding import solve_rtn
+from llmopt.steps.layer_overrides import build_plan
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
 from tests.quant.layers import make_options
 from tests.quant.pipeline import SMALL_VOCAB, Quantized, make_small_model, make_windows, quantize
@@ -26,6 +28,7 @@ from tests.quant.textbook_gptq import TextbookScheme, output_error, textbook_gpt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+LAYERS = [layer for stage in DECODER_STAGES for layer in stage.layers]
 GPTQ_KEYS = {
     "quant_method", "bits", "group_size", "sym", "desc_act", "lm_head", "checkpoint_format",
     "true_sequential", "damp_percent", "pack_dtype", "meta",
@@ -106,7 +109,7 @@ def test_every_stage_is_as_good_as_the_textbook(model: Path, tmp_path: Path, ord
 def test_ledger_lists_every_layer_in_order(model: Path, tmp_path: Path) -> None:
     result = quantize(model, tmp_path)
     errors = result.journal.errors
-    expected = [f"model.layers.{block}.{layer}" for block in range(2) for layer in BLOCK_LINEARS]
+    expected = [f"model.layers.{block}.{layer}" for block in range(2) for layer in LAYERS]
     assert [error.layer for error in errors] == expected
     original = {name: tensor.to_numpy() for name, tensor in read_folder(model).items()}
     rounded = dequantize_folder(result.folder)
@@ -303,7 +306,8 @@ def round_without_data(model: Path, scratch: Path) -> Journal:
     return quantize_blocks(
         QuantizeJob(
             checkpoint=Checkpoint.open(model),
-            solve=lambda W, H: solve_rtn(W, H, scheme, torch.bfloat16),
+            plan=build_plan(Checkpoint.open(model).config, scheme),
+            solve=partial(solve_rtn, scale_dtype=torch.bfloat16),
             format="gptq",
             windows=None,
             scratch=scratch,

@@ -106,11 +106,15 @@ def test_the_recipe_itself_is_valid(tmp_path: Path) -> None:
             "samples: 1.5",
             "7:32: datasets.calibration.samples: Input should be a valid integer",
         ),
-        ("bits: 4", "bits: 5", "14:5: steps.quantize.bits: Input should be 4 or 8 (received 5)"),
+        (
+            "bits: 4",
+            "bits: 5",
+            "14:5: steps.quantize.bits: Input should be 2, 3, 4 or 8 (received 5)",
+        ),
         (
             "bits: 4",
             "bits: four",
-            "14:5: steps.quantize.bits: Input should be 4 or 8 (received 'four')",
+            "14:5: steps.quantize.bits: Input should be 2, 3, 4 or 8 (received 'four')",
         ),
         (
             "bits: 4",

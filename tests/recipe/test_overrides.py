@@ -93,7 +93,7 @@ def test_a_parameter_keeps_its_type_through_set(tmp_path: Path) -> None:
     assert quantize_step(load(tmp_path, "params.bits=8")).bits == 8
     assert quantize_step(load(tmp_path, variant="eight")).bits == 8
     # A quoted number stays a string, which is no bit count.
-    with pytest.raises(RecipeError, match=r"steps\.quantize\.bits: Input should be 4 or 8"):
+    with pytest.raises(RecipeError, match=r"steps\.quantize\.bits: Input should be 2, 3, 4 or 8"):
         load(tmp_path, "params.bits='8'")
 
 
@@ -108,7 +108,10 @@ def test_a_parameter_keeps_its_type_through_set(tmp_path: Path) -> None:
         ("=8", r"expected KEY\.KEY=VALUE"),
         ("steps.quantize.bits=[", r"not valid YAML"),
         ("steps.quantize.bits=!!python/name:os.system x", r"tag or merge key 'python"),
-        ("steps.quantize.bits=5", r"steps\.quantize\.bits: Input should be 4 or 8 \(received 5\)"),
+        (
+            "steps.quantize.bits=5",
+            r"steps\.quantize\.bits: Input should be 2, 3, 4 or 8 \(received 5\)",
+        ),
         ("steps.quantize.bitz=8", r"unknown key 'steps\.quantize\.bitz'; did you mean 'bits'\?"),
     ],
 )

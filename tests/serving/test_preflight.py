@@ -8,10 +8,11 @@ import pytest
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.model_config import ModelConfig
-from llmopt.checkpoint.quantization_config import QuantFormat
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.target import Target
+from llmopt.steps.layer_overrides import build_plan
 from tests.conftest import RunCli
 from tests.recipe.harness import make_recipe, write_recipe
 
@@ -59,7 +60,7 @@ def refusal(
 ) -> str:
     """Returns what is wrong, or nothing."""
     try:
-        check_servable(config, scheme, quant_format, aim)
+        check_servable(config, build_plan(config, scheme), quant_format, aim)
     except IncompatibleError as error:
         return error.message
     return ""
@@ -152,7 +153,7 @@ def test_what_could_not_be_loaded_is_refused(
     message: str,
 ) -> None:
     with pytest.raises(IncompatibleError, match=message) as caught:
-        check_servable(config, scheme, quant_format, target(**fields))
+        check_servable(config, build_plan(config, scheme), quant_format, target(**fields))
     assert caught.value.exit_code == 7
 
 
@@ -171,9 +172,10 @@ def test_the_same_is_served_where_the_rule_does_not_hold() -> None:
 
 
 def test_all_broken_rules_are_named_at_once() -> None:
-    scheme = QuantScheme(8, 128, sym=False)
+    plan = build_plan(LLAMA_8B, QuantScheme(8, 128, sym=False))
+    aim = target(device="cpu", tp=3, max_model_len=10**6)
     with pytest.raises(IncompatibleError) as caught:
-        check_servable(LLAMA_8B, scheme, "gptq", target(device="cpu", tp=3, max_model_len=10**6))
+        check_servable(LLAMA_8B, plan, "gptq", aim)
     message = str(caught.value)
     assert message.startswith("vLLM on cpu with tp 3 could not serve this: ")
     for words in ("must be symmetric", "4 bits, not 8", "1000000 exceeds", "do not divide by tp 3"):
@@ -181,8 +183,9 @@ def test_all_broken_rules_are_named_at_once() -> None:
 
 
 def test_the_gpu_is_named() -> None:
+    plan = build_plan(LLAMA_8B, GROUP_128)
     with pytest.raises(IncompatibleError, match="vLLM on rtx4090 with tp 3"):
-        check_servable(LLAMA_8B, GROUP_128, "gptq", target(tp=3, gpu="rtx4090"))
+        check_servable(LLAMA_8B, plan, "gptq", target(tp=3, gpu="rtx4090"))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])

@@ -7,9 +7,11 @@ import pytest
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.model_config import ModelConfig, read_model_config
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.errors import IncompatibleError
 from llmopt.steps.base import ResolvedInput, StepBase
+from llmopt.steps.layer_overrides import build_plan
 from llmopt.steps.quantize_fields import check_data, check_shapes
 from llmopt.steps.union import step_types
 
@@ -19,19 +21,25 @@ def config(random_model: Path) -> ModelConfig:
     return read_model_config(random_model)
 
 
+def check(
+    config: ModelConfig, bits: int, group_size: int, quant_format: QuantFormat = "gptq"
+) -> None:
+    check_shapes(config, build_plan(config, QuantScheme(bits, group_size)), quant_format)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_size", [-1, 32, 64, 128])
 def test_sizes_that_divide_fit(config: ModelConfig, bits: int, group_size: int) -> None:
     odd = dataclasses.replace(config, intermediate_size=264)
-    check_shapes(config, QuantScheme(bits, group_size))
+    check(config, bits, group_size)
     if group_size == -1:
-        check_shapes(odd, QuantScheme(bits, group_size))
+        check(odd, bits, group_size)
         return
     with pytest.raises(
         IncompatibleError,
         match=f"mlp.down_proj has 264 input features, not a multiple of group_size {group_size}",
     ) as caught:
-        check_shapes(odd, QuantScheme(bits, group_size))
+        check(odd, bits, group_size)
     assert caught.value.remedy == "use group_size -1"
     assert caught.value.exit_code == 7
 
@@ -39,7 +47,7 @@ def test_sizes_that_divide_fit(config: ModelConfig, bits: int, group_size: int) 
 def test_sizes_that_fit_are_offered(config: ModelConfig) -> None:
     narrow = dataclasses.replace(config, hidden_size=96)
     with pytest.raises(IncompatibleError, match="q_proj has 96 input features") as caught:
-        check_shapes(narrow, QuantScheme(4, 128))
+        check(narrow, 4, 128)
     assert caught.value.remedy == "use group_size 32 or -1"
 
 
@@ -48,9 +56,18 @@ def test_features_that_do_not_fill_a_word_are_refused(config: ModelConfig) -> No
     with pytest.raises(
         IncompatibleError, match="gate_proj has 260 output features, not a multiple of 8"
     ) as caught:
-        check_shapes(odd, QuantScheme(4, -1))
+        check(odd, 4, -1)
     assert caught.value.remedy is None
-    check_shapes(odd, QuantScheme(8, -1))
+    check(odd, 8, -1)
+    check(odd, 4, -1, "compressed-tensors")
+
+
+def test_three_bits_fill_three_words_at_a_time(config: ModelConfig) -> None:
+    check(config, 3, 32)
+    odd = dataclasses.replace(config, intermediate_size=16 * 17)
+    with pytest.raises(IncompatibleError, match="272 output features, not a multiple of 32, which"):
+        check(odd, 3, -1)
+    check(odd, 2, -1)
 
 
 def test_windows_longer_than_the_model_are_refused(config: ModelConfig, documents: Path) -> None:

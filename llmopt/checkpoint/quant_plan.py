@@ -1,0 +1,39 @@
+"""Which linear layer is rounded how: one base scheme and the layers that differ; no torch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+
+OUTPUT_LAYER = "lm_head"
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """A decision for every linear layer of a model.
+
+    Attributes:
+        base: The scheme of every layer that nothing else is said of.
+        schemes: Each decoder block's layers by full name, in the model's order, and `lm_head`
+            where it is rounded too; None leaves a layer as it is.
+    """
+
+    base: QuantScheme
+    schemes: Mapping[str, QuantScheme | None]
+
+    @property
+    def rounds_output_layer(self) -> bool:
+        """Whether `lm_head` is rounded."""
+        return self.schemes.get(OUTPUT_LAYER) is not None
+
+    def rounded(self) -> Iterator[tuple[str, QuantScheme]]:
+        """Yields the layers that are rounded, in the model's order."""
+        for name, scheme in self.schemes.items():
+            if scheme is not None:
+                yield name, scheme
+
+    def exceptions(self) -> Iterator[tuple[str, QuantScheme | None]]:
+        """Yields the layers whose scheme is not the base, in the model's order."""
+        for name, scheme in self.schemes.items():
+            if scheme != self.base:
+                yield name, scheme

@@ -1,0 +1,120 @@
+"""How the linear layers of a quantised checkpoint are stored, layer by layer; no torch.
+
+Shapes: O = out_features, I = in_features, G = groups along the input.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.errors import InputError
+
+QuantFormat = Literal["gptq", "compressed-tensors"]  # what a recipe asks for
+LayerFormat = Literal["gptq", "gptq_v2", "pack-quantized"]
+TensorShapes = dict[str, tuple[str, tuple[int, ...]]]
+WORD_BITS = 32
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One linear layer: the layout of its tensors, and what its integers mean."""
+
+    format: LayerFormat
+    scheme: QuantScheme
+
+    @property
+    def description(self) -> str:
+        """A few words: width and group size."""
+        return f"{self.scheme.bits} bits group {self.scheme.group_size}"
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What holds for the layers whose full name begins as `pattern` says; None: not quantised."""
+
+    pattern: re.Pattern[str]
+    layer: StoredLayer | None
+
+
+@dataclass(frozen=True)
+class StoredQuantization:
+    """What a quantised checkpoint says of itself.
+
+    Attributes:
+        method: The `quant_method` in config.json.
+        base: How a layer is stored that no rule speaks of; None: not quantised.
+        rules: The first one that matches decides.
+    """
+
+    method: str
+    base: StoredLayer | None
+    rules: tuple[LayerRule, ...] = ()
+
+    def find_layer(self, name: str) -> StoredLayer | None:
+        """Returns how a linear layer, given by its full name, is stored; None: as plain weights."""
+        for rule in self.rules:
+            if rule.pattern.match(name):
+                return rule.layer
+        return self.base
+
+    @property
+    def description(self) -> str:
+        """A few words: the method and every way in which layers are stored."""
+        layers = [self.base, *(rule.layer for rule in self.rules)]
+        kinds = dict.fromkeys(layer.description for layer in layers if layer is not None)
+        return f"{self.method} {', '.join(kinds)}".rstrip()
+
+
+def match_exactly(name: str) -> re.Pattern[str]:
+    """Returns a pattern that only this layer's name matches."""
+    return re.compile(re.escape(name) + r"\Z")
+
+
+def compile_pattern(text: str) -> re.Pattern[str]:
+    """Compiles a checkpoint's own regular expression.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(
+            f"quantization_config: {text!r} is no regular expression: {error}"
+        ) from None
+
+
+def expected_tensors(
+    stored: StoredLayer, shape_OI: tuple[int, int], scale_dtype: str
+) -> TensorShapes:
+    """Returns the tensors of one quantised layer: suffix → (safetensors dtype, shape)."""
+    if stored.format == "pack-quantized":
+        return _pack_quantized_shapes(stored.scheme, *shape_OI, scale_dtype)
+    return _gptq_shapes(stored.scheme, *shape_OI)
+
+
+def _gptq_shapes(scheme: QuantScheme, out_features: int, in_features: int) -> TensorShapes:
+    groups = scheme.num_groups(in_features)
+    return {
+        "qweight": ("I32", (in_features * scheme.bits // WORD_BITS, out_features)),
+        "qzeros": ("I32", (groups, out_features * scheme.bits // WORD_BITS)),
+        "scales": ("F16", (groups, out_features)),
+        "g_idx": ("I32", (in_features,)),
+    }
+
+
+def _pack_quantized_shapes(
+    scheme: QuantScheme, out_features: int, in_features: int, scale_dtype: str
+) -> TensorShapes:
+    groups, per_word = scheme.num_groups(in_features), WORD_BITS // scheme.bits
+    shapes: TensorShapes = {
+        "weight_packed": ("I32", (out_features, -(-in_features // per_word))),
+        "weight_scale": (scale_dtype, (out_features, groups)),
+        "weight_shape": ("I64", (2,)),
+    }
+    if not scheme.sym:
+        shapes["weight_zero_point"] = ("I32", (-(-out_features // per_word), groups))
+    if scheme.has_moved_groups:
+        shapes["weight_g_idx"] = ("I32", (in_features,))
+    return shapes

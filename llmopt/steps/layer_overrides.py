@@ -1,0 +1,123 @@
+"""Which layers a quantisation rounds otherwise than its own fields say, or not at all."""
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.checkpoint import linear_names
+from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
+from llmopt.errors import IncompatibleError, RecipeError
+
+REGEX = "re:"
+NUM_EXAMPLES = 3
+
+
+class LayerOverride(BaseModel):
+    """Another scheme for the layers that a pattern names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: str = Field(
+        min_length=1,
+        description="Full layer names: a glob such as *.mlp.down_proj, or re: and a regular "
+        "expression that the whole name must match.",
+    )
+    skip: bool = Field(False, description="Leave these layers as they are.")
+    bits: Literal[2, 3, 4, 8] | None = Field(None, description="Bits per weight.")
+    group_size: Literal[-1, 32, 64, 128] | None = Field(
+        None, description="Input features that share a scale; -1 is one per output channel."
+    )
+    sym: bool | None = Field(None, description="Symmetric grid, fixed zero point.")
+
+    @field_validator("layers")
+    @classmethod
+    def _check_pattern(cls, layers: str) -> str:
+        compile_layers(layers)
+        return layers
+
+    @model_validator(mode="after")
+    def _check_changes(self) -> "LayerOverride":
+        changes = self.changes()
+        if self.skip and changes:
+            raise ValueError(f"skip leaves the layers as they are, but {', '.join(changes)} is set")
+        if not self.skip and not changes:
+            raise ValueError("says nothing: set skip, bits, group_size or sym")
+        return self
+
+    def apply(self, base: QuantScheme) -> QuantScheme | None:
+        """Returns the scheme of the layers it names, None where they are left as they are."""
+        if self.skip:
+            return None
+        return replace(
+            base,
+            bits=base.bits if self.bits is None else self.bits,
+            group_size=base.group_size if self.group_size is None else self.group_size,
+            sym=base.sym if self.sym is None else self.sym,
+        )
+
+    def changes(self) -> dict[str, int | bool]:
+        """Returns the fields of the scheme that it sets."""
+        fields = {"bits": self.bits, "group_size": self.group_size, "sym": self.sym}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def compile_layers(pattern: str) -> re.Pattern[str]:
+    """Compiles a glob, or `re:` and a regular expression, over full layer names.
+
+    Raises:
+        ValueError: It is no regular expression.
+    """
+    text = pattern.removeprefix(REGEX)
+    try:
+        return re.compile(text if pattern.startswith(REGEX) else fnmatch.translate(pattern))
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+
+
+def build_plan(
+    config: ModelConfig,
+    base: QuantScheme,
+    overrides: Sequence[LayerOverride] = (),
+    *,
+    lm_head: bool = False,
+) -> QuantPlan:
+    """Decides for every layer: the first override whose pattern matches holds, else `base`.
+
+    Raises:
+        RecipeError: A pattern matches no layer.
+        IncompatibleError: `lm_head` is asked for, but its weights are the embeddings'.
+    """
+    if lm_head and config.tie_word_embeddings:
+        raise IncompatibleError(
+            f"{config.folder}: lm_head shares its weights with the embeddings "
+            "(tie_word_embeddings), which are not rounded",
+            remedy="set lm_head: false",
+        )
+    names = [name for name, _ in linear_names(config)]
+    if lm_head:
+        names.append(OUTPUT_LAYER)
+    patterns = [(compile_layers(override.layers), override) for override in overrides]
+    for pattern, override in patterns:
+        if not any(pattern.fullmatch(name) for name in names):
+            raise RecipeError(
+                f"overrides: {override.layers!r} matches no layer that is quantised",
+                remedy=f"layers are named {', '.join(_examples(names))}, ...",
+            )
+    schemes: dict[str, QuantScheme | None] = dict.fromkeys(names, base)
+    for name in names:
+        for pattern, override in patterns:
+            if pattern.fullmatch(name):
+                schemes[name] = override.apply(base)
+                break
+    return QuantPlan(base, schemes)
+
+
+def _examples(names: list[str]) -> Iterator[str]:
+    step = max(len(names) // NUM_EXAMPLES, 1)
+    yield from names[::step][:NUM_EXAMPLES]
