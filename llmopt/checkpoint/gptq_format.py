@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.integer_packing import pack_dense, unpack_dense
+from llmopt.checkpoint.integer_packing import dense_multiple, pack_dense, unpack_dense
 from llmopt.checkpoint.packed_weight import PackedWeight
 
 TENSOR_NAMES = ("qweight", "qzeros", "scales", "g_idx")
@@ -22,11 +22,15 @@ def pack(weight: PackedWeight) -> dict[str, Tensor]:
     """Returns the four tensors of one layer. The input is not modified.
 
     Raises:
-        ValueError: A zero point of 0, which version 1 can't store.
+        ValueError: A zero point of 0, which version 1 can't store, or features that fill no
+            whole words.
     """
     if int(weight.zeros_GO.min()) < 1:
         raise ValueError("GPTQ version 1 stores zero - 1, so a zero point must be 1 or more")
     bits = weight.scheme.bits
+    for count, side in zip(weight.q_IO.shape, ("input", "output"), strict=True):
+        if count % dense_multiple(bits):
+            raise ValueError(f"{count} {side} features are no multiple of {dense_multiple(bits)}")
     return {
         "qweight": pack_dense(weight.q_IO, bits, dim=0),
         "qzeros": pack_dense(weight.zeros_GO - 1, bits, dim=1),

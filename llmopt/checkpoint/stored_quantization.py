@@ -107,14 +107,15 @@ def _gptq_shapes(scheme: QuantScheme, out_features: int, in_features: int) -> Te
 def _pack_quantized_shapes(
     scheme: QuantScheme, out_features: int, in_features: int, scale_dtype: str
 ) -> TensorShapes:
-    groups, per_word = scheme.num_groups(in_features), WORD_BITS // scheme.bits
+    groups = scheme.num_groups(in_features)
     shapes: TensorShapes = {
-        "weight_packed": ("I32", (out_features, -(-in_features // per_word))),
+        "weight_packed": ("I32", (out_features, -(-in_features * scheme.bits // WORD_BITS))),
         "weight_scale": (scale_dtype, (out_features, groups)),
         "weight_shape": ("I64", (2,)),
     }
     if not scheme.sym:
-        shapes["weight_zero_point"] = ("I32", (-(-out_features // per_word), groups))
+        words = -(-out_features * scheme.bits // WORD_BITS)
+        shapes["weight_zero_point"] = ("I32", (words, groups))
     if scheme.has_moved_groups:
         shapes["weight_g_idx"] = ("I32", (in_features,))
     return shapes
