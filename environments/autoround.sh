@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly name=autoround package=auto-round==0.16.1 torch=torch==2.13.0+cpu module=auto_round
 readonly transformers=transformers==5.23.0
+readonly compressed_tensors=compressed-tensors==0.19.0 # its llm_compressor export wants it
 readonly venv=.venvs/$name pins=environments/$name-constraints.txt
 readonly python=${PYTHON:-python3.11}
 
@@ -36,7 +37,8 @@ relock() {
   make_venv
   install --no-deps "$package" "$torch"
   list_requirements >"$venv/requirements.txt"
-  install --requirement "$venv/requirements.txt" "$torch" "$transformers"
+  install --requirement "$venv/requirements.txt" "$torch" "$transformers" \
+    "$compressed_tensors"
   {
     echo "# Written by environments/$name.sh --relock on Python 3.11, x86-64 Linux."
     "$venv/bin/pip" list --format=freeze | grep -v '^pip=='

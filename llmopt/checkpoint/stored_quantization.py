@@ -18,10 +18,17 @@ WORD_BITS = 32
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One linear layer: the layout of its tensors, and what its integers mean."""
+    """One linear layer: the layout of its tensors, and what its integers mean.
+
+    Attributes:
+        format: The layout.
+        scheme: What the integers mean.
+        has_g_idx: Whether GPTQ's `g_idx` is stored; AutoRound leaves it out.
+    """
 
     format: LayerFormat
     scheme: QuantScheme
+    has_g_idx: bool = True
 
     @property
     def description(self) -> str:
@@ -91,7 +98,8 @@ def expected_tensors(
     """Returns the tensors of one quantised layer: suffix → (safetensors dtype, shape)."""
     if stored.format == "pack-quantized":
         return _pack_quantized_shapes(stored.scheme, *shape_OI, scale_dtype)
-    return _gptq_shapes(stored.scheme, *shape_OI)
+    shapes = _gptq_shapes(stored.scheme, *shape_OI)
+    return shapes if stored.has_g_idx else {k: v for k, v in shapes.items() if k != "g_idx"}
 
 
 def _gptq_shapes(scheme: QuantScheme, out_features: int, in_features: int) -> TensorShapes:

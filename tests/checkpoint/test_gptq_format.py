@@ -92,3 +92,12 @@ def test_other_tools_zero_point_of_zero_wraps_around(bits: int) -> None:
     tensors = pack(make_packed_weight(scheme))
     tensors["qzeros"] = torch.full_like(tensors["qzeros"], -1)
     assert not unpack(tensors, scheme).zeros_GO.any()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [-1, 32, 64])
+def test_without_g_idx_groups_are_in_order(bits: int, group_size: int) -> None:
+    weight = make_packed_weight(QuantScheme(bits, group_size, sym=False))
+    tensors = pack(weight)
+    del tensors["g_idx"]
+    assert_same_weight(unpack(tensors, weight.scheme), weight)
