@@ -37,6 +37,7 @@ class LayerError(_Frozen):
             calibration data was given.
         snr_db: Power of the layer's output over that error, in decibels.
         weight_mse: Mean squared error of the weights themselves.
+        bits: Width of its integers.
         damp_percent: The damping used, as a fraction of the Hessian's mean diagonal.
         damp_retries: How often damping had to be raised before H was positive definite.
     """
@@ -47,6 +48,7 @@ class LayerError(_Frozen):
     weight_mse: float
     damp_percent: float | None = None
     damp_retries: int = 0
+    bits: int | None = None
 
 
 class InputRecord(_Frozen):

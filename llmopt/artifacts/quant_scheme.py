@@ -1,7 +1,9 @@
 """The weight-quantisation scheme, free of torch so that recipes and preflight can hold it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+ScaleSearch = Literal["minmax", "mse"]
 SUPPORTED_BITS = (2, 3, 4, 8)
 SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
 
@@ -16,8 +18,9 @@ class QuantScheme:
         sym: Whether the grid is symmetric about zero (fixed zero point 2^(bits-1)).
         desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
             (GPTQ's act-order: a stored `g_idx` that is not monotonic).
-        static_groups: With `desc_act`, columns are rounded in that order but keep the groups
-            that they stand in, so that `g_idx` stays monotonic and any server takes it.
+        static_groups: Whether grids are fitted to the original weights of the groups as they
+            stand; with `desc_act`, columns are rounded in that order but keep those groups, so
+            that `g_idx` stays monotonic and any server takes it.
     """
 
     bits: int
@@ -53,6 +56,11 @@ class QuantScheme:
         if self.group_size == -1:
             return 1
         return -(-in_features // self.group_size)
+
+    def group_bounds(self, in_features: int) -> list[tuple[int, int]]:
+        """Returns (first, last) of each group of consecutive columns."""
+        size = in_features if self.group_size == -1 else self.group_size
+        return [(a, min(a + size, in_features)) for a in range(0, in_features, size)]
 
 
 def _join(values: tuple[int, ...]) -> str:

@@ -24,12 +24,17 @@ from llmopt.quant.solution import Solution, split_solution
 # (stacked weights [R, I], Hessian [I, I] or None, scheme) → integers and errors
 Solver = Callable[[Tensor, Tensor | None, QuantScheme], Solution]
 Schemes = Mapping[str, QuantScheme | None]  # by full layer name; None leaves a layer as it is
+# (weights [O, I] by full layer name, gives their input's Hessian [I, I]) → what came of them
+StageSolver = Callable[[Mapping[str, Tensor], Callable[[], Tensor]], "BlockResult"]
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
 
 
 @dataclass
 class BlockResult:
-    """The packed layers of one block, by full name, and their errors."""
+    """The packed layers of one block, by full name, and their errors.
+
+    A layer without a packed weight goes on with the weights it has.
+    """
 
     weights: dict[str, PackedWeight] = field(default_factory=dict)
     errors: list[LayerError] = field(default_factory=list)
@@ -41,8 +46,7 @@ class BlockPass:
     Args:
         block: The block, with its original weights.
         prefix: The block's prefix in the checkpoint, for names in the ledger.
-        schemes: How each of its layers is rounded.
-        solve: Rounds stacked rows.
+        solve: Works on the layers of one stage.
         on_layer: Called with each layer's error as it is known.
     """
 
@@ -50,13 +54,11 @@ class BlockPass:
         self,
         block: DecoderBlock,
         prefix: str,
-        schemes: Schemes,
-        solve: Solver,
+        solve: StageSolver,
         on_layer: Callable[[LayerError], None],
     ) -> None:
         self._block = block
         self._prefix = prefix
-        self._schemes = schemes
         self._solve = solve
         self._on_layer = on_layer
         self._result = BlockResult()
@@ -108,9 +110,11 @@ class BlockPass:
 
     def _quantize(self, stage: Stage, hessian: Hessian) -> None:
         weights = {self._prefix + layer: self._block.linear(layer).weight for layer in stage.layers}
-        result = solve_layers(
-            weights, hessian.finish, self._schemes, self._solve, self._prefix + stage.name
-        )
+        try:
+            result = self._solve(weights, hessian.finish)
+        except NumericalError as error:
+            message = f"{self._prefix}{stage.name}: {error.message}"
+            raise NumericalError(message, remedy=error.remedy) from None
         for layer in stage.layers:
             packed = result.weights.get(self._prefix + layer)
             if packed is not None:
@@ -118,8 +122,8 @@ class BlockPass:
                 self._block.replace_weight(layer, packed.dequantize(dtype))
         self._result.weights |= result.weights
         self._result.errors += result.errors
-        for error in result.errors:
-            self._on_layer(error)
+        for layer_error in result.errors:
+            self._on_layer(layer_error)
 
 
 def solve_layers(
@@ -127,7 +131,6 @@ def solve_layers(
     finish_hessian: Callable[[], Tensor],
     schemes: Schemes,
     solve: Solver,
-    place: str,
 ) -> BlockResult:
     """Rounds layers that share an input, those of one scheme as one.
 
@@ -137,7 +140,6 @@ def solve_layers(
             a layer is rounded.
         schemes: How each is rounded.
         solve: Rounds stacked rows.
-        place: Where they stand, for errors.
 
     Raises:
         NumericalError: The Hessian can't be factorised within the damping budget.
@@ -147,15 +149,12 @@ def solve_layers(
         scheme = schemes[name]
         if scheme is not None:
             names.setdefault(scheme, []).append(name)
+    H_II = finish_hessian() if names else None
     solved: dict[str, tuple[PackedWeight, LayerError]] = {}
-    try:
-        H_II = finish_hessian() if names else None
-        for scheme, members in names.items():
-            solution = solve(torch.cat([weights[name] for name in members]), H_II, scheme)
-            parts = split_solution(solution, members, [len(weights[name]) for name in members])
-            solved |= dict(zip(members, parts, strict=True))
-    except NumericalError as error:
-        raise NumericalError(f"{place}: {error.message}", remedy=error.remedy) from None
+    for scheme, members in names.items():
+        solution = solve(torch.cat([weights[name] for name in members]), H_II, scheme)
+        parts = split_solution(solution, members, [len(weights[name]) for name in members])
+        solved |= dict(zip(members, parts, strict=True))
     ordered = {name: solved[name] for name in weights if name in solved}
     return BlockResult(
         {name: packed for name, (packed, _) in ordered.items()},

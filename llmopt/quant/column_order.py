@@ -15,7 +15,8 @@ class ColumnOrder:
 
     Attributes:
         perm_I: int64 [I]; perm_I[k] is the column that is rounded k-th.
-        spans: (first, last, group) in rounding order; a group's columns are consecutive there.
+        spans: (first, last, group) in rounding order, where a group's columns are consecutive
+            there; none where act-order scatters static groups.
         g_idx_I: int32 [I]; the group of each column in its original place.
         is_identity: Whether columns are rounded as they stand.
     """
@@ -37,17 +38,18 @@ class ColumnOrder:
 def order_columns(diagonal_I: Tensor, scheme: QuantScheme, act_group_aware: bool) -> ColumnOrder:  # noqa: FBT001
     """Orders columns by the Hessian's diagonal as the scheme asks.
 
-    `desc_act` sorts all columns and groups them in that order. `act_group_aware` keeps every
-    column in its own group and sorts groups by their largest diagonal and columns inside a
+    `desc_act` sorts all columns and groups them in that order; with `static_groups` each stays in
+    its own group, whose columns are then not consecutive (no spans). `act_group_aware` too keeps
+    every column in its own group and sorts groups by their largest diagonal and columns inside a
     group, so nothing moves in the checkpoint and serving costs nothing. Ties keep their order.
     """
     num_columns = len(diagonal_I)
-    size = num_columns if scheme.group_size == -1 else scheme.group_size
-    starts = range(0, num_columns, size)
-    spans = tuple((a, min(a + size, num_columns), g) for g, a in enumerate(starts))
+    spans = tuple((a, b, g) for g, (a, b) in enumerate(scheme.group_bounds(num_columns)))
     g_idx_I = monotonic_g_idx(num_columns, scheme.group_size).to(diagonal_I.device)
     if scheme.desc_act:
         perm_I = diagonal_I.argsort(descending=True, stable=True)
+        if scheme.static_groups:
+            return ColumnOrder(perm_I, (), g_idx_I, is_identity=False)
         by_column_I = torch.empty_like(g_idx_I)
         by_column_I[perm_I] = g_idx_I
         return ColumnOrder(perm_I, spans, by_column_I, is_identity=False)

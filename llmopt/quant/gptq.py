@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.errors import NumericalError
+from llmopt.quant.block_solve import ColumnGrids, round_block
 from llmopt.quant.column_order import ColumnOrder, order_columns
 from llmopt.quant.grid import Grid, fit_grid
 from llmopt.quant.precision import bf16_matmul
@@ -44,6 +45,7 @@ class GptqOptions:
         damp_percent: Fraction of the mean diagonal that is added to the diagonal.
         max_damp_percent: How far damping may be raised when H is not positive definite.
         scale_dtype: The dtype that the model is served in.
+        scale_search: How the range of a group's grid is found.
     """
 
     scheme: QuantScheme
@@ -51,6 +53,7 @@ class GptqOptions:
     damp_percent: float
     max_damp_percent: float
     scale_dtype: torch.dtype
+    scale_search: ScaleSearch = "minmax"
 
 
 @dataclass(frozen=True)
@@ -136,43 +139,92 @@ def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:
 def _round_columns(
     W_IR: Tensor, factor: Factor, order: ColumnOrder, options: GptqOptions, signal_R: Tensor
 ) -> Solution:
-    scheme = options.scheme
-    num_rows = W_IR.shape[1]
-    E_IR = torch.empty_like(W_IR)
-    q_IR = torch.empty(W_IR.shape, dtype=torch.uint8, device=W_IR.device)
-    scales_GR = W_IR.new_empty(len(order.spans), num_rows)
-    zeros_GR = q_IR.new_empty(len(order.spans), num_rows)
-    loss_R = W_IR.new_zeros(num_rows)
-    for start, stop, group in order.spans:
-        C_CR = _feed_back(W_IR, E_IR, factor.U_T, start, stop)
-        weights_CR = _spread_inside(W_IR, C_CR, factor.U_T, start, stop)
-        grid = fit_grid(weights_CR, scheme, options.scale_dtype)
-        scales_GR[group], zeros_GR[group] = grid.scale_R, grid.zero_R.to(torch.uint8)
-        for first in range(start, stop, BLOCK_COLUMNS):
-            last = min(first + BLOCK_COLUMNS, stop)
-            C_BR = C_CR[: last - first]
-            if first > start:
-                C_BR = _feed_back(W_IR, E_IR, factor.U_T, first, last)
-            steps_BR = _round_block(
-                W_IR[first:last], C_BR, E_IR[first:last], factor.U_T[first:last, first:last],
-                grid, scheme.max_q,
-            )  # fmt: skip
-            q_IR[first:last] = (steps_BR + grid.zero_R).to(torch.uint8)
-            residual_BR = C_BR.sub_(steps_BR.mul_(grid.scale_R))
-            loss_R += (residual_BR.square_() * factor.D_I[first:last, None]).sum(0)
-    squared_error_R = E_IR.square_().sum(0)
+    state = _Rounding.start(W_IR, factor, options.scheme.num_groups(len(W_IR)))
+    if options.scheme.static_groups:
+        _round_on_static_grids(state, order, options)
+    else:
+        for start, stop, group in order.spans:
+            _round_span(state, start, stop, group, options)
+    squared_error_R = state.E_IR.square_().sum(0)
     return Solution(
         weight=PackedWeight(
-            q_IO=order.restore(q_IR), scales_GO=scales_GR, zeros_GO=zeros_GR,
-            g_idx_I=order.g_idx_I, scheme=scheme,
+            q_IO=order.restore(state.q_IR), scales_GO=state.grids_GR.scale_R,
+            zeros_GO=state.grids_GR.zero_R.to(torch.uint8),
+            g_idx_I=order.g_idx_I, scheme=options.scheme,
         ),
         squared_error_R=squared_error_R,
         # Without the damping's share, what is left is the error on the calibration data.
-        loss_R=(loss_R - factor.damping * squared_error_R).clamp(min=0),
+        loss_R=(state.loss_R - factor.damping * squared_error_R).clamp(min=0),
         signal_R=signal_R,
         damp_percent=factor.damp_percent,
         damp_retries=factor.damp_retries,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """A solve under way: what is rounded, in rounding order, and the results so far."""
+
+    W_IR: Tensor
+    factor: Factor
+    E_IR: Tensor  # W - Q of the columns rounded so far
+    q_IR: Tensor
+    grids_GR: Grid
+    loss_R: Tensor
+
+    @classmethod
+    def start(cls, W_IR: Tensor, factor: Factor, num_groups: int) -> "_Rounding":
+        num_rows = W_IR.shape[1]
+        return cls(
+            W_IR,
+            factor,
+            E_IR=torch.empty_like(W_IR),
+            q_IR=torch.empty(W_IR.shape, dtype=torch.uint8, device=W_IR.device),
+            grids_GR=Grid(*(W_IR.new_empty(num_groups, num_rows) for _ in range(2))),
+            loss_R=W_IR.new_zeros(num_rows),
+        )
+
+    def round_block(self, first: int, last: int, C_BR: Tensor, grids: ColumnGrids) -> None:
+        """Rounds columns first..last, given with all earlier errors fed back."""
+        U_BB = self.factor.U_T[first:last, first:last]
+        steps_BR = round_block(self.W_IR[first:last], C_BR, self.E_IR[first:last], U_BB, grids)
+        self.q_IR[first:last] = (steps_BR - grids.lowest_BR).to(torch.uint8)
+        residual_BR = C_BR.sub_(steps_BR.mul_(grids.scale_BR))
+        self.loss_R.add_((residual_BR.square_() * self.factor.D_I[first:last, None]).sum(0))
+
+
+def _round_span(state: _Rounding, start: int, stop: int, group: int, options: GptqOptions) -> None:
+    """Fits a group's grid to its weights as the errors so far have moved them; rounds to it."""
+    W_IR, E_IR, U_T = state.W_IR, state.E_IR, state.factor.U_T
+    C_CR = _feed_back(W_IR, E_IR, U_T, start, stop)
+    weights_CR = _spread_inside(W_IR, C_CR, U_T, start, stop)
+    grid = fit_grid(weights_CR, options.scheme, options.scale_dtype, options.scale_search)
+    state.grids_GR.scale_R[group], state.grids_GR.zero_R[group] = grid.scale_R, grid.zero_R
+    for first in range(start, stop, BLOCK_COLUMNS):
+        last = min(first + BLOCK_COLUMNS, stop)
+        C_BR = C_CR[: last - first]
+        if first > start:
+            C_BR = _feed_back(W_IR, E_IR, U_T, first, last)
+        grids = ColumnGrids.of_group(grid, last - first, options.scheme.max_q)
+        state.round_block(first, last, C_BR, grids)
+
+
+def _round_on_static_grids(state: _Rounding, order: ColumnOrder, options: GptqOptions) -> None:
+    """Fits every group's grid to the weights as they came, then rounds all columns.
+
+    As `static_groups` in the authors' code (IST-DASLab/gptq, gptq.py).
+    """
+    scheme = options.scheme
+    W_IR = order.restore(state.W_IR)
+    for group, (first, last) in enumerate(scheme.group_bounds(len(W_IR))):
+        grid = fit_grid(W_IR[first:last], scheme, options.scale_dtype, options.scale_search)
+        state.grids_GR.scale_R[group], state.grids_GR.zero_R[group] = grid.scale_R, grid.zero_R
+    groups_I = order.g_idx_I.long()[order.perm_I]
+    for first in range(0, len(W_IR), BLOCK_COLUMNS):
+        last = min(first + BLOCK_COLUMNS, len(W_IR))
+        C_BR = _feed_back(state.W_IR, state.E_IR, state.factor.U_T, first, last)
+        grids = ColumnGrids.of_columns(state.grids_GR, groups_I[first:last], scheme.max_q)
+        state.round_block(first, last, C_BR, grids)
 
 
 def _feed_back(W_IR: Tensor, E_IR: Tensor, U_T: Tensor, first: int, last: int) -> Tensor:
@@ -195,17 +247,3 @@ def _spread_inside(W_IR: Tensor, C_CR: Tensor, U_T: Tensor, first: int, last: in
         U_CC, C_CR - W_CR, upper=False, unitriangular=True
     )
     return change_CR.add_(W_CR)
-
-
-def _round_block(
-    W_BR: Tensor, C_BR: Tensor, E_BR: Tensor, U_BB: Tensor, grid: Grid, max_q: int
-) -> Tensor:
-    """Rounds one block in order; fills E_BR with W - Q and C_BR with what was rounded."""
-    steps_BR = torch.empty_like(C_BR)
-    E_RB = E_BR.T
-    for k in range(len(C_BR)):
-        if k:
-            torch.addmv(C_BR[k], E_RB[:, :k], U_BB[k, :k], out=C_BR[k])
-        steps_BR[k] = grid.round_to_steps(C_BR[k], max_q)
-        torch.addcmul(W_BR[k], steps_BR[k], grid.scale_R, value=-1, out=E_BR[k])
-    return steps_BR

@@ -24,12 +24,13 @@ from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
-from llmopt.errors import InputError
+from llmopt.errors import InputError, NumericalError
 from llmopt.quant.block_pass import (
     BlockPass,
     BlockResult,
     CalibrationBatches,
     Solver,
+    StageSolver,
     solve_layers,
 )
 from llmopt.quant.hessian import Hessian
@@ -37,6 +38,8 @@ from llmopt.quant.journal import Journal
 from llmopt.quant.solution import split_solution
 
 BATCH_TOKENS = 4096
+# What came of each block, and the residual streams after it.
+Parts = Iterator[tuple[BlockResult, Mapping[str, Tensor] | None]]
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,30 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
         InputError: A weight is NaN or infinite.
         NumericalError: A layer's Hessian can't be factorised within the damping budget.
     """
+    solve_stage = partial(solve_layers, schemes=job.plan.schemes, solve=job.solve)
+    return walk_blocks(job, solve_stage, "quantising blocks")
+
+
+def walk_blocks(job: QuantizeJob, solve_stage: StageSolver, title: str) -> Journal:
+    """Takes the calibration data through every block that the journal does not hold yet.
+
+    Args:
+        job: What is walked through, with what data, and where.
+        solve_stage: Works on the layers of each stage.
+        title: What the progress is called.
+    """
     journal = _open_journal(job)
     num_parts = job.checkpoint.config.num_hidden_layers + job.plan.rounds_output_layer
     if journal.num_done:
         job.progress.note(f"resumed: {journal.num_done} of {num_parts} blocks")
     else:
         _check_kept_tensors(job.checkpoint, job.plan)
-    job.progress.start("quantising blocks", num_parts, journal.num_done)
+    job.progress.start(title, num_parts, journal.num_done)
     with torch.inference_mode():
-        run = _run_without_data if job.windows is None else _run_with_data
-        for result, hidden in run(job, journal):
+        parts: Parts = _run_without_data(job, journal)
+        if job.windows is not None:
+            parts = _run_with_data(job, journal, solve_stage)
+        for result, hidden in parts:
             journal.record(_pack_layers(job, result), result.errors, hidden)
             job.progress.advance()
     return journal
@@ -109,9 +126,7 @@ def _open_journal(job: QuantizeJob) -> Journal:
     return journal
 
 
-def _run_with_data(
-    job: QuantizeJob, journal: Journal
-) -> Iterator[tuple[BlockResult, Mapping[str, Tensor] | None]]:
+def _run_with_data(job: QuantizeJob, journal: Journal, solve_stage: StageSolver) -> Parts:
     assert job.windows is not None
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     model = StreamedModel(job.checkpoint, job.device, dtype)
@@ -119,28 +134,29 @@ def _run_with_data(
     for index in range(journal.num_done, model.num_blocks):
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
         prefix = job.checkpoint.config.block_prefix(index)
-        schemes = job.plan.schemes
-        result = BlockPass(block, prefix, schemes, job.solve, _reporter(job)).run(data)
+        result = BlockPass(block, prefix, solve_stage, _reporter(job)).run(data)
         yield result, data.hidden()
     if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
-        yield _solve_output_layer(job, model, data), None
+        yield _solve_output_layer(job, model, data, solve_stage), None
 
 
 def _solve_output_layer(
-    job: QuantizeJob, model: StreamedModel, data: CalibrationBatches
+    job: QuantizeJob, model: StreamedModel, data: CalibrationBatches, solve_stage: StageSolver
 ) -> BlockResult:
     """Rounds `lm_head`, calibrated on the normalised end of the residual stream."""
     head = model.read_head()
     hessian = Hessian(head.projection_VD.shape[1], job.device)
     for batch in data:
         hessian.add(head.normalize(batch.hidden), batch.lengths)
-    weights = {OUTPUT_LAYER: head.projection_VD}
-    result = solve_layers(weights, hessian.finish, job.plan.schemes, job.solve, OUTPUT_LAYER)
+    try:
+        result = solve_stage({OUTPUT_LAYER: head.projection_VD}, hessian.finish)
+    except NumericalError as error:
+        raise NumericalError(f"{OUTPUT_LAYER}: {error.message}", remedy=error.remedy) from None
     _reporter(job)(result.errors[0])
     return result
 
 
-def _run_without_data(job: QuantizeJob, journal: Journal) -> Iterator[tuple[BlockResult, None]]:
+def _run_without_data(job: QuantizeJob, journal: Journal) -> Parts:
     config = job.checkpoint.config
     for index in range(journal.num_done, config.num_hidden_layers):
         prefix = config.block_prefix(index)

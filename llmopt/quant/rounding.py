@@ -6,7 +6,7 @@ Shapes: I = in_features, R = rows (out_features of all stacked layers), G = grou
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.quant.column_order import order_columns
 from llmopt.quant.grid import fit_grid
@@ -14,7 +14,11 @@ from llmopt.quant.solution import Solution
 
 
 def solve_rtn(
-    W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme, scale_dtype: torch.dtype
+    W_RI: Tensor,
+    H_II: Tensor | None,
+    scheme: QuantScheme,
+    scale_dtype: torch.dtype,
+    scale_search: ScaleSearch = "minmax",
 ) -> Solution:
     """Rounds each weight to its grid, on its own.
 
@@ -23,6 +27,7 @@ def solve_rtn(
         H_II: Hessian X^T X / tokens, only to report the output error; may be None.
         scheme: Bits, groups, symmetry.
         scale_dtype: The dtype that the model is served in.
+        scale_search: How the range of a group's grid is found.
     """
     W_IR = W_RI.T.to(torch.float32 if H_II is None else H_II.dtype).contiguous()
     order = order_columns(W_IR[:, 0], scheme, act_group_aware=False)
@@ -30,7 +35,7 @@ def solve_rtn(
     E_IR = torch.empty_like(W_IR)
     scales, zeros = [], []
     for first, last, _ in order.spans:
-        grid = fit_grid(W_IR[first:last], scheme, scale_dtype)
+        grid = fit_grid(W_IR[first:last], scheme, scale_dtype, scale_search)
         steps = grid.round_to_steps(W_IR[first:last], scheme.max_q)
         q_IR[first:last] = (steps + grid.zero_R).to(torch.uint8)
         E_IR[first:last] = W_IR[first:last] - steps * grid.scale_R

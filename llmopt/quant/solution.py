@@ -70,5 +70,6 @@ def _slice_rows(solution: Solution, name: str, rows: slice) -> tuple[PackedWeigh
         weight_mse=float(solution.squared_error_R[rows].sum()) / weight.q_IO.numel(),
         damp_percent=solution.damp_percent,
         damp_retries=solution.damp_retries,
+        bits=weight.scheme.bits,
     )
     return weight, error

@@ -15,7 +15,6 @@ from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.errors import IncompatibleError, RecipeError
 
 REGEX = "re:"
-NUM_EXAMPLES = 3
 
 
 class LayerOverride(BaseModel):
@@ -99,9 +98,7 @@ def build_plan(
             "(tie_word_embeddings), which are not rounded",
             remedy="set lm_head: false",
         )
-    names = [name for name, _ in linear_names(config)]
-    if lm_head:
-        names.append(OUTPUT_LAYER)
+    names = _layer_names(config, lm_head=lm_head)
     patterns = [(compile_layers(override.layers), override) for override in overrides]
     for pattern, override in patterns:
         if not any(pattern.fullmatch(name) for name in names):
@@ -118,6 +115,22 @@ def build_plan(
     return QuantPlan(base, schemes)
 
 
+def free_layers(
+    config: ModelConfig, overrides: Sequence[LayerOverride], *, lm_head: bool
+) -> frozenset[str]:
+    """Returns the layers that no override speaks of."""
+    patterns = [compile_layers(override.layers) for override in overrides]
+    return frozenset(
+        name
+        for name in _layer_names(config, lm_head=lm_head)
+        if not any(pattern.fullmatch(name) for pattern in patterns)
+    )
+
+
+def _layer_names(config: ModelConfig, *, lm_head: bool) -> list[str]:
+    names = [name for name, _ in linear_names(config)]
+    return [*names, OUTPUT_LAYER] if lm_head else names
+
+
 def _examples(names: list[str]) -> Iterator[str]:
-    step = max(len(names) // NUM_EXAMPLES, 1)
-    yield from names[::step][:NUM_EXAMPLES]
+    yield from dict.fromkeys((names[0], names[len(names) // 2 - 1], names[-1]))

@@ -66,6 +66,10 @@ class QuantizeFields(StepBase):
         """
         return build_plan(config, self.scheme, self.overrides, lm_head=self.lm_head)
 
+    def candidate_plans(self, config: ModelConfig) -> list[QuantPlan]:
+        """Returns the plans whose schemes may all come to be used, the smallest first."""
+        return [self.plan(config)]
+
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised.
 
@@ -77,7 +81,8 @@ class QuantizeFields(StepBase):
         model = inputs["model"]
         checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
         checkpoint.require_unquantized()
-        check_shapes(checkpoint.config, self.plan(checkpoint.config), self.format)
+        for plan in self.candidate_plans(checkpoint.config):
+            check_shapes(checkpoint.config, plan, self.format)
         return checkpoint
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
@@ -86,8 +91,8 @@ class QuantizeFields(StepBase):
             return  # made by an earlier step, or not downloaded yet
         checkpoint = self.open_checkpoint(inputs)
         if target is not None:
-            plan = self.plan(checkpoint.config)
-            check_servable(checkpoint.config, plan, self.format, target)
+            for plan in self.candidate_plans(checkpoint.config):
+                check_servable(checkpoint.config, plan, self.format, target)
         if "data" in inputs:
             checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])

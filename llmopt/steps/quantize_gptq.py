@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
+from llmopt.steps.layer_overrides import free_layers
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
+from llmopt.steps.size_budget import SizeBudget, check_budget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +33,21 @@ class QuantizeGptq(QuantizeFields):
         default_factory=lambda fields: not fields.get("desc_act", False),
         description="Act-order inside and between groups, free at serving time. "
         "Default on unless desc_act is.",
+    )
+    budget: SizeBudget | None = Field(
+        None,
+        description="Choose each layer's bits within a size, by the errors measured in a first "
+        "pass; `bits` then has no say, overrides keep theirs.",
+    )
+    static_groups: bool = Field(
+        False,
+        description="Fit all scales to the original weights first. With desc_act no column then "
+        "changes its group, so that any server takes the result.",
+    )
+    scale_search: ScaleSearch = Field(
+        "minmax",
+        description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
+        "narrower ranges and takes the one whose rounded weights are nearest.",
     )
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="Share of the Hessian's mean diagonal added to it."
@@ -53,7 +73,34 @@ class QuantizeGptq(QuantizeFields):
     @property
     def scheme(self) -> QuantScheme:
         """The quantisation scheme that the fields describe."""
-        return QuantScheme(self.bits, self.group_size, self.sym, self.desc_act)
+        return QuantScheme(
+            self.bits, self.group_size, self.sym, self.desc_act, static_groups=self.static_groups
+        )
+
+    def plan(self, config: ModelConfig) -> QuantPlan:
+        """Decides how each layer is rounded; with a budget, the plan of its largest width."""
+        return self.candidate_plans(config)[-1]
+
+    def candidate_plans(self, config: ModelConfig) -> list[QuantPlan]:
+        """Returns the plans whose schemes may all come to be used, the smallest first."""
+        plan = super().plan(config)
+        if self.budget is None:
+            return [plan]
+        free = free_layers(config, self.overrides, lm_head=self.lm_head)
+        return [
+            QuantPlan(scheme, {**plan.schemes, **dict.fromkeys(free, scheme)})
+            for bits in sorted(self.budget.choices)
+            for scheme in [replace(self.scheme, bits=bits)]
+        ]
+
+    def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
+        """Opens the model and refuses what can't be quantised, or not within the budget."""
+        checkpoint = super().open_checkpoint(inputs)
+        if self.budget is not None:
+            smallest = self.candidate_plans(checkpoint.config)[0]
+            place = (self.format, checkpoint.dtype)
+            check_budget(self.budget, checkpoint.config, smallest, place)
+        return checkpoint
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
         """Estimates needs from the model's shapes and the data set's size."""
@@ -62,6 +109,7 @@ class QuantizeGptq(QuantizeFields):
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
+        from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
         from llmopt.steps.quantize_run import (  # noqa: PLC0415
             QuantizationInput,
             run_quantization,
@@ -76,11 +124,16 @@ class QuantizeGptq(QuantizeFields):
             damp_percent=self.damp_percent,
             max_damp_percent=self.max_damp_percent,
             scale_dtype=torch_dtype(checkpoint),
+            scale_search=self.scale_search,
         )
 
         def solve(W_RI: "Tensor", H_II: "Tensor | None", scheme: QuantScheme) -> "Solution":
             assert H_II is not None
             return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
 
-        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
+        budget = None
+        if self.budget is not None:
+            free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
+            budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
+        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), budget)
         return run_quantization(self, job, context)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
 from llmopt.steps.quantize_fields import OptionalDataName, QuantizeFields
@@ -17,6 +17,11 @@ class QuantizeRtn(QuantizeFields):
     uses: Literal["quantize.rtn"]
     data: OptionalDataName = Field(
         None, description="Only to measure each layer's output error; rounding ignores it."
+    )
+    scale_search: ScaleSearch = Field(
+        "minmax",
+        description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
+        "narrower ranges and takes the one whose rounded weights are nearest.",
     )
 
     @property
@@ -38,7 +43,9 @@ class QuantizeRtn(QuantizeFields):
         )
 
         checkpoint = self.open_checkpoint(inputs)
-        solve = partial(solve_rtn, scale_dtype=torch_dtype(checkpoint))
+        solve = partial(
+            solve_rtn, scale_dtype=torch_dtype(checkpoint), scale_search=self.scale_search
+        )
         plan = self.plan(checkpoint.config)
         job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
         return run_quantization(self, job, context)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,7 @@ from llmopt.quant.quantize_checkpoint import (
     choose_compute_dtype,
     quantize_blocks,
 )
+from llmopt.quant.sensitivity import Budget, allocate_bits
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.dataset_input import load_parts
 from llmopt.steps.device import describe_device, select_device
@@ -48,37 +49,42 @@ class QuantizationInput:
         plan: How each layer is rounded.
         solve: Rounds stacked rows.
         data: The calibration set; None rounds without looking at data.
+        budget: Bounds the size; the widths of its free layers are chosen.
     """
 
     checkpoint: Checkpoint
     plan: QuantPlan
     solve: Solver
     data: ResolvedInput | None
+    budget: Budget | None = None
 
 
 def run_quantization(
     step: QuantizeFields, given: QuantizationInput, context: RunContext
 ) -> Outcome:
     """Quantises every block and writes the checkpoint."""
-    checkpoint, plan = given.checkpoint, given.plan
+    checkpoint = given.checkpoint
     device = select_device(context)
     started = time.perf_counter()
     windows = None if given.data is None else load_windows(checkpoint, given.data)
     prepared = time.perf_counter()
-    journal = quantize_blocks(
-        QuantizeJob(
-            checkpoint=checkpoint,
-            plan=plan,
-            solve=given.solve,
-            format=step.format,
-            windows=windows,
-            scratch=context.scratch_folder,
-            device=device,
-            processor=describe_device(device)["name"],
-            activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
-            progress=context.progress,
-        )
+    job = QuantizeJob(
+        checkpoint=checkpoint,
+        plan=given.plan,
+        solve=given.solve,
+        format=step.format,
+        windows=windows,
+        scratch=context.scratch_folder,
+        device=device,
+        processor=describe_device(device)["name"],
+        activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
+        progress=context.progress,
     )
+    if given.budget is not None:
+        job = replace(job, plan=allocate_bits(job, given.budget))
+    plan = job.plan
+    allocated = time.perf_counter()
+    journal = quantize_blocks(job)
     quantized = time.perf_counter()
     config = build_compressed_tensors_config(plan)
     if step.format == "gptq":
@@ -105,7 +111,8 @@ def run_quantization(
         degraded=_describe_raised_damp(journal.errors),
         timings={
             "prepare_s": round(prepared - started, 3),
-            "quantize_s": round(quantized - prepared, 3),
+            **({} if given.budget is None else {"allocate_s": round(allocated - prepared, 3)}),
+            "quantize_s": round(quantized - allocated, 3),
             "write_s": round(written - quantized, 3),
         },
     )

@@ -86,8 +86,16 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "model", "left_out"),
     [
-        (("quantize", "gptq"), step_types()["quantize.gptq"], {"model", "data", "overrides"}),
-        (("quantize", "rtn"), step_types()["quantize.rtn"], {"model", "data", "overrides"}),
+        (
+            ("quantize", "gptq"),
+            step_types()["quantize.gptq"],
+            {"model", "data", "overrides", "budget"},
+        ),
+        (
+            ("quantize", "rtn"),
+            step_types()["quantize.rtn"],
+            {"model", "data", "overrides", "budget"},
+        ),
         (("quantize", "gptq"), DatasetSpec, {"set", "path", "hf", "revision", "mix", "require"}),
         (
             ("calibration", "build"),

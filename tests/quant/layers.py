@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.quant.gptq import GptqOptions
 
 
@@ -31,15 +31,18 @@ def make_options(
     *,
     sym: bool = True,
     order: str = "natural",
+    static_groups: bool = False,
     damp_percent: float = 0.01,
     max_damp_percent: float = 0.5,
     scale_dtype: torch.dtype = torch.bfloat16,
+    scale_search: ScaleSearch = "minmax",
 ) -> GptqOptions:
     """Returns the options of a solve; `order` is natural, desc_act or act_group_aware."""
     return GptqOptions(
-        scheme=QuantScheme(bits, group_size, sym, desc_act=order == "desc_act"),
+        scheme=QuantScheme(bits, group_size, sym, order == "desc_act", static_groups),
         act_group_aware=order == "act_group_aware",
         damp_percent=damp_percent,
         max_damp_percent=max_damp_percent,
         scale_dtype=scale_dtype,
+        scale_search=scale_search,
     )

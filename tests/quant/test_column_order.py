@@ -51,6 +51,20 @@ def test_group_aware_order_moves_no_column_to_another_group(
     assert sorted(aware.spans, key=lambda span: span[2])[-1][2] == natural.spans[-1][2]
 
 
+@given(diagonals, sizes)
+def test_static_groups_follow_the_diagonal_and_move_no_column(
+    diagonal: torch.Tensor, size: int
+) -> None:
+    result = order_columns(diagonal, QuantScheme(4, size, True, True, True), act_group_aware=False)
+    textbook = TextbookScheme(4, size, sym=True, order="desc_act", static_groups=True)
+    perm, groups = order_textbook_columns(diagonal.numpy(), textbook)
+    assert result.perm_I.tolist() == perm.tolist()
+    assert result.g_idx_I[result.perm_I].tolist() == groups
+    assert torch.equal(result.g_idx_I, order(diagonal, size, "natural").g_idx_I)
+    values = torch.arange(len(diagonal) * 2).reshape(-1, 2)
+    assert torch.equal(result.restore(values[result.perm_I]), values)
+
+
 def test_group_aware_order_of_a_known_diagonal() -> None:
     diagonal = torch.zeros(70)
     diagonal[[5, 40, 41, 69]] = torch.tensor([2.0, 1.0, 3.0, 4.0])

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.errors import NumericalError
-from llmopt.quant.grid import MIN_SCALE, fit_grid
-from tests.quant.textbook_gptq import TextbookScheme
+from llmopt.quant.grid import MIN_SCALE, Grid, fit_grid
+from tests.quant.textbook_gptq import TextbookScheme, weight_error
 from tests.quant.textbook_gptq import fit_grid as fit_textbook_grid
 
 SCALE_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SMALLEST_NORMAL_HALF = 2.0**-14  # below it a float16 scale loses digits
 
 schemes = st.builds(
-    QuantScheme, bits=st.sampled_from((4, 8)), group_size=st.just(-1), sym=st.booleans()
+    QuantScheme, bits=st.sampled_from((2, 3, 4, 8)), group_size=st.just(-1), sym=st.booleans()
 )
 dtypes = st.sampled_from(SCALE_DTYPES)
 magnitudes = st.floats(-10, 4).map(lambda exponent: 10.0**exponent)
@@ -85,20 +85,79 @@ def test_is_the_textbooks_grid(W_CR: Tensor, scheme: QuantScheme, dtype: torch.d
     assert (float(grid.scale_R), int(grid.zero_R)) == (scale, zero)
 
 
+@given(weights(), schemes, dtypes)
+def test_mse_search_is_the_textbooks(W_CR: Tensor, scheme: QuantScheme, dtype: torch.dtype) -> None:
+    grid = fit_grid(W_CR, scheme, dtype, "mse")
+    found = weight_error(W_CR[:, 0].numpy(), float(grid.scale_R), int(grid.zero_R), scheme.bits)
+    name = str(dtype).removeprefix("torch.")
+    textbook = TextbookScheme(scheme.bits, -1, scheme.sym, scale_dtype=name, scale_search="mse")
+    scale, zero = fit_textbook_grid(W_CR[:, 0].numpy(), textbook)
+    # Two grids may fit a tiny group as well but for the last bit of a sum.
+    best = weight_error(W_CR[:, 0].numpy(), scale, zero, scheme.bits)
+    assert found == pytest.approx(best, rel=1e-9, abs=0)
+
+
+@given(
+    st.integers(1, 300), st.integers(1, 40), st.integers(0, 2**32), schemes, dtypes,
+    st.sampled_from((torch.float32, torch.float64)),
+)  # fmt: skip
+def test_mse_search_is_never_worse_than_minmax(
+    columns: int, rows: int, seed: int, scheme: QuantScheme, dtype: torch.dtype, work: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    sizes_R = torch.randn(rows, generator=generator, dtype=work).exp()
+    W_CR = torch.randn(columns, rows, generator=generator, dtype=work) ** 3 * sizes_R
+    nearest, searched = (
+        squared_error(W_CR, fit_grid(W_CR, scheme, dtype, search), scheme.max_q)
+        for search in ("minmax", "mse")
+    )
+    slack = 1e-12 if work == torch.float64 else 1e-5  # of sums that are compared in `work`
+    assert bool((searched <= nearest * (1 + slack)).all())
+
+
+def squared_error(W_CR: Tensor, grid: Grid, max_q: int) -> Tensor:
+    """Returns each row's squared weight error, [R], summed in float64."""
+    steps = grid.round_to_steps(W_CR, max_q).double()
+    return (W_CR.double() - steps * grid.scale_R.double()).square().sum(0)
+
+
+def test_mse_search_keeps_a_group_that_lies_on_the_grid() -> None:
+    W_CR = torch.linspace(-1.5, 6, 16)[:, None]
+    grid = fit_grid(W_CR, QuantScheme(4, 32, sym=False), torch.bfloat16, "mse")
+    assert (float(grid.scale_R), float(grid.zero_R)) == (0.5, 3.0)
+
+
+def test_mse_search_clips_a_lone_outlier() -> None:
+    W_CR = torch.cat([torch.linspace(-1, 1, 1999), torch.tensor([3.0])])[:, None]
+    nearest, searched = (
+        fit_grid(W_CR, QuantScheme(4, -1), torch.bfloat16, search) for search in ("minmax", "mse")
+    )
+    assert float(searched.scale_R) < 0.5 * float(nearest.scale_R)
+
+
+@pytest.mark.parametrize("search", ["minmax", "mse"])
 @pytest.mark.parametrize("sym", [True, False])
-def test_rows_are_independent(sym: bool) -> None:
+def test_rows_are_independent(sym: bool, search: ScaleSearch) -> None:
     generator = torch.Generator().manual_seed(0)
     W_CR = torch.randn(32, 5, generator=generator) * torch.tensor([1e-4, 1e-2, 1.0, 3.0, 100.0])
     scheme = QuantScheme(4, 32, sym)
-    together = fit_grid(W_CR, scheme, torch.bfloat16)
+    together = fit_grid(W_CR, scheme, torch.bfloat16, search)
     for row in range(5):
-        alone = fit_grid(W_CR[:, row : row + 1], scheme, torch.bfloat16)
+        alone = fit_grid(W_CR[:, row : row + 1], scheme, torch.bfloat16, search)
         assert float(alone.scale_R) == float(together.scale_R[row])
         assert float(alone.zero_R) == float(together.zero_R[row])
 
 
+@pytest.mark.parametrize(("bits", "lowest", "highest"), [(2, -2, 1), (3, -4, 3), (4, -8, 7)])
+def test_symmetric_grid_has_one_step_more_below(bits: int, lowest: int, highest: int) -> None:
+    W_CR = torch.linspace(-1, 1, 1001)[:, None]
+    grid = fit_grid(W_CR, QuantScheme(bits, 32), torch.bfloat16)
+    steps = grid.round_to_steps(3 * W_CR, 2**bits - 1)[:, 0]
+    assert sorted(set(steps.tolist())) == list(range(lowest, highest + 1))
+
+
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_all_zero_group_has_scale_one(bits: int, sym: bool) -> None:
     scheme = QuantScheme(bits, 32, sym)
     grid = fit_grid(torch.zeros(32, 3), scheme, torch.bfloat16)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmopt.artifacts.quant_scheme import ScaleSearch
 from llmopt.quant.rounding import solve_rtn
 from llmopt.quant.solution import split_solution
 from tests.quant.layers import make_layer, make_options
@@ -10,14 +11,17 @@ from tests.quant.textbook_gptq import TextbookScheme, fit_grid, output_error
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.parametrize("scale_search", ["minmax", "mse"])
 @pytest.mark.parametrize("group_size", [-1, 32, 128])
 @pytest.mark.parametrize("sym", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_rounds_each_weight_to_its_own_grid(bits: int, sym: bool, group_size: int) -> None:
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_rounds_each_weight_to_its_own_grid(
+    bits: int, sym: bool, group_size: int, scale_search: ScaleSearch
+) -> None:
     W, H = make_layer(5, 200)
     scheme = make_options(bits, group_size, sym=sym).scheme
-    weight = solve_rtn(W, H, scheme, torch.bfloat16).weight
-    textbook = TextbookScheme(bits, group_size, sym)
+    weight = solve_rtn(W, H, scheme, torch.bfloat16, scale_search).weight
+    textbook = TextbookScheme(bits, group_size, sym, scale_search=scale_search)
     size = 200 if group_size == -1 else group_size
     for row in range(5):
         for group, start in enumerate(range(0, 200, size)):
@@ -66,3 +70,16 @@ def test_weights_that_lie_on_the_grid_stay() -> None:
     ends[:, [0, 32]] = True
     assert torch.equal(Q[~ends], W[~ends])
     assert (Q - W)[ends].abs().tolist() == [0.125] * 8
+
+
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_mse_search_lowers_the_weights_error(bits: int, sym: bool) -> None:
+    W, _ = make_layer(16, 200)
+    scheme = make_options(bits, 128, sym=sym).scheme
+    nearest, searched = (
+        solve_rtn(W, None, scheme, torch.bfloat16, search).squared_error_R
+        for search in ("minmax", "mse")
+    )
+    assert bool((searched <= nearest).all())
+    assert float(searched.sum()) < (0.99 if bits == 8 else 0.95) * float(nearest.sum())

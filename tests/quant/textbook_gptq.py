@@ -31,6 +31,8 @@ class TextbookScheme:
     order: Order = "natural"
     damp_percent: float = 0.01
     scale_dtype: str = "bfloat16"
+    scale_search: str = "minmax"
+    static_groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def textbook_gptq(W: Floats, H: Floats, scheme: TextbookScheme) -> TextbookResul
     # the living, so that damping does not depend on the scale of the activations.
     H[dead, dead] = np.diag(H)[~dead].mean() if not dead.all() else 1
     W[:, dead] = 0
+    original = W.copy()
     # For the same reason the dead come last, which their 1 may or may not make of them.
     perm, groups = order_columns(np.where(dead, 0, np.diag(H)), scheme)
     W, H = W[:, perm], H[np.ix_(perm, perm)]
@@ -73,9 +76,15 @@ def textbook_gptq(W: Floats, H: Floats, scheme: TextbookScheme) -> TextbookResul
     num_groups = max(groups) + 1
     scales, zeros = np.zeros((num_groups, num_rows)), np.zeros((num_groups, num_rows))
     integers, distance = np.zeros((num_rows, num_columns)), np.zeros((num_rows, num_columns))
+    if scheme.static_groups:
+        for group in range(num_groups):
+            members = [perm[k] for k in range(num_columns) if groups[k] == group]
+            for row in range(num_rows):
+                weights = original[row, members]
+                scales[group, row], zeros[group, row] = fit_grid(weights, scheme)
     for i in range(num_columns):
         group = groups[i]
-        if i == 0 or groups[i - 1] != group:
+        if not scheme.static_groups and (i == 0 or groups[i - 1] != group):
             members = [j for j in range(num_columns) if groups[j] == group]
             for row in range(num_rows):
                 scales[group, row], zeros[group, row] = fit_grid(W[row, members], scheme)
@@ -102,6 +111,8 @@ def order_columns(diagonal: Floats, scheme: TextbookScheme) -> tuple[NDArray[np.
     columns = list(range(len(diagonal)))
     size = len(columns) if scheme.group_size == -1 else scheme.group_size
     by_diagonal = sorted(columns, key=lambda column: -diagonal[column])
+    if scheme.order == "desc_act" and scheme.static_groups:
+        return np.array(by_diagonal), [column // size for column in by_diagonal]
     if scheme.order == "desc_act":
         return np.array(by_diagonal), [position // size for position in columns]
     if scheme.order == "natural":
@@ -115,17 +126,44 @@ def order_columns(diagonal: Floats, scheme: TextbookScheme) -> tuple[NDArray[np.
 
 
 def fit_grid(weights: Floats, scheme: TextbookScheme) -> tuple[float, int]:
-    """Returns scale and zero point of one row's group: min-max, the scale as it is stored."""
+    """Returns scale and zero point of one row's group, the scale as it is stored."""
+    grids = [span_range(weights, factor, scheme) for factor in list_factors(scheme)]
+    errors = [weight_error(weights, *grid, scheme.bits) for grid in grids]
+    return grids[errors.index(min(errors))]  # the first among equals
+
+
+def list_factors(scheme: TextbookScheme) -> list[float]:
+    """Returns the parts of the min-max range that are tried, the whole of it first."""
+    if scheme.scale_search == "minmax":
+        return [1.0]
+    lowest, step = {2: (0.1, 0.02), 3: (0.2, 0.02), 4: (0.3, 0.02), 8: (0.9, 0.005)}[scheme.bits]
+    factors = [1.0]
+    while (factor := 1.1 - step * (len(factors) - 1)) > lowest - step / 2:
+        factors.append(factor)
+    return factors
+
+
+def span_range(weights: Floats, factor: float, scheme: TextbookScheme) -> tuple[float, int]:
+    """Returns scale and zero point of a grid over a part of the weights' range."""
     largest = 2**scheme.bits - 1
     if scheme.sym:
-        scale, zero = 2 * max(abs(weights)) / largest, 2 ** (scheme.bits - 1)
+        scale, zero = 2 * max(abs(weights)) * factor / largest, 2 ** (scheme.bits - 1)
     else:
-        low, high = min(0.0, *weights), max(0.0, *weights)
+        low, high = min(0.0, *weights) * factor, max(0.0, *weights) * factor
         scale = (high - low) / largest
         zero = min(int(np.round(-low / max(scale, SMALLEST_HALF))), largest)
         if zero < 1:  # the format can't store 0, so one step of the grid goes unused
             scale, zero = high / (largest - 1), 1
     return store_scale(scale if scale != 0 else 1.0, scheme.scale_dtype), zero
+
+
+def weight_error(weights: Floats, scale: float, zero: int, bits: int) -> float:
+    """Returns the sum of squared errors of the weights rounded to a grid."""
+    error = 0.0
+    for weight in weights:
+        integer = min(max(int(np.round(weight / scale)) + zero, 0), 2**bits - 1)
+        error += (weight - scale * (integer - zero)) ** 2
+    return error
 
 
 def store_scale(scale: float, scale_dtype: str) -> float:
