@@ -18,15 +18,17 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 def dequantize_layers(folder: Path) -> dict[str, torch.Tensor]:
     """Returns every quantised layer's weight [O, I] in float32, by compressed-tensors."""
     config = CompressedTensorsConfig(dequantize=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+    # In float32 from the start: else scales are rounded to the model's dtype when they are loaded.
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, dtype=torch.float32
+    )
     weights = {}
     for name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
         if scheme is None or scheme.weights is None:
             continue
         state = dict(get_direct_state_dict(module))
-        # Else it multiplies, and rounds, in the scales' dtype.
-        state["weight_scale"] = state["weight_scale"].float()
+        assert state["weight_scale"].dtype == torch.float32
         compressor = BaseCompressor.get_value_from_registry(scheme.format)
         weights[name] = compressor.decompress(state, scheme)["weight"].contiguous()
     return weights
