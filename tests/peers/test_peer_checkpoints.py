@@ -17,6 +17,7 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.checkpoint.verification import verify_checkpoint
+from llmopt.errors import InputError
 from tests.checkpoint.test_streamed_model import run_streamed
 from tests.models import TINY_MODEL
 from tests.peers.make_checkpoints import CHECKPOINTS
@@ -24,7 +25,16 @@ from tests.peers.make_checkpoints import CHECKPOINTS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-NAMES = sorted(path.name for path in CHECKPOINTS.iterdir())
+ALL_NAMES = sorted(path.name for path in CHECKPOINTS.iterdir())
+# 8-bit values with activations rounded as well: not read yet, and refused by name.
+UNREAD = {
+    "llmcompressor-fp8-block": "float-quantized",
+    "llmcompressor-fp8-dynamic": "float-quantized",
+    "llmcompressor-fp8-static": "float-quantized",
+    "llmcompressor-mixed-formats": "float-quantized",
+    "llmcompressor-w8a8": "int-quantized",
+}
+NAMES = [name for name in ALL_NAMES if name not in UNREAD]
 
 
 @cache
@@ -72,3 +82,9 @@ def test_no_fault_is_found_in_what_a_peer_wrote(name: str, tmp_path: Path) -> No
     report = verify_checkpoint(folder)
     assert report.faults == []
     assert report.num_tensors > 20
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InputError, match=f"format is '{UNREAD[name]}'"):
+        Checkpoint.open(CHECKPOINTS / name)
