@@ -16,7 +16,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.expert_mixture import read_mixture
 from llmopt.checkpoint.read_ahead import ReadAhead
-from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
+from llmopt.checkpoint.rounded_inputs import RoundedInputExperts, RoundedInputLinear
 from llmopt.checkpoint.stored_quantization import ChannelLayer
 from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
 from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
@@ -98,6 +98,8 @@ class StreamedModel:
                 state[name] = self.read_weight(prefix + name)
         module.load_state_dict(state, assign=True)
         self._round_inputs(module, prefix)
+        if experts is not None:
+            self._round_experts(module, prefix + experts.names.down_of(0))
         return module.requires_grad_(requires_grad=False)
 
     def _round_inputs(self, module: nn.Module, prefix: str) -> None:
@@ -117,6 +119,13 @@ class StreamedModel:
         names = self.checkpoint.block_tensor_names(block)
         plain = [name for name in names if not is_stored_weight(self.checkpoint, name)]
         self._ahead.start({name: self.checkpoint.tensors[name] for name in plain})
+
+    def _round_experts(self, module: Any, first: str) -> None:
+        """Does the same for a mixture, whose experts are stored alike: as the first one is."""
+        quantization = self.checkpoint.quantization
+        stored = None if quantization is None else quantization.find_layer(first)
+        if isinstance(stored, ChannelLayer) and stored.rounds_inputs:
+            module.mlp.experts = RoundedInputExperts(module.mlp.experts, stored.format)
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
