@@ -49,7 +49,8 @@ class QuantizeGptq(QuantizeFields):
     scale_search: ScaleSearch = Field(
         "minmax",
         description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
-        "narrower ranges and takes the one whose rounded weights are nearest.",
+        "narrower ranges and takes the one whose rounded weights are nearest, which under 4 bits "
+        "can leave too little room for GPTQ's corrections (docs/adr/0014): measure it.",
     )
     asymmetric_strength: float = Field(
         0.0,
