@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env llmcompressor-env autoround-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -30,6 +30,12 @@ lm-eval-env:
 
 gptqmodel-env:
 	bash environments/gptqmodel.sh
+
+llmcompressor-env:
+	bash environments/llmcompressor.sh
+
+autoround-env:
+	bash environments/autoround.sh
 
 test-vllm: setup vllm-env
 	$(BIN)/python -m pytest -m vllm
