@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from llmopt.checkpoint.w8a8_format import W8A8Format
+from llmopt.serving.served_weights import Storage
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.w8a8_fields import W8A8Fields
 
@@ -11,6 +12,8 @@ class QuantizeFp8(W8A8Fields):
     """Rounds weights to float8 (e4m3), one scale per output channel; servers round activations."""
 
     format: ClassVar[W8A8Format] = "float-quantized"
+
+    storage: ClassVar[Storage] = "fp8"
 
     uses: Literal["quantize.fp8"]
 

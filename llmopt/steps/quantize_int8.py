@@ -8,6 +8,7 @@ from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.w8a8_format import W8A8Format
+from llmopt.serving.served_weights import Storage
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, NotIdentity, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
@@ -22,6 +23,8 @@ class QuantizeInt8(W8A8Fields):
     """Rounds weights to int8, one scale per output channel; servers round activations."""
 
     format: ClassVar[W8A8Format] = "int-quantized"
+
+    storage: ClassVar[Storage] = "int8"
 
     uses: Literal["quantize.int8"]
     data: OptionalDataName = Field(

@@ -1,7 +1,7 @@
 """`quantize.nf4`: 4-bit weights in bitsandbytes' format, without data."""
 
 import importlib.util
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.linear_weights import is_expert
 from llmopt.checkpoint.safetensors_header import TensorPlan
 from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.serving.served_weights import ServedFormat, Storage
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.stream_fields import StreamFields
 
@@ -22,6 +23,9 @@ BLOCK_SIZES = (32, 64, 128, 256, 512, 1024)
 
 class QuantizeNf4(StreamFields):
     """Rounds weights to 4-bit NormalFloat, byte for byte as transformers with bitsandbytes."""
+
+    served_format: ClassVar[ServedFormat] = "bitsandbytes"
+    storage: ClassVar[Storage] = "nf4"
 
     uses: Literal["quantize.nf4"]
     quant_type: QuantType = Field(

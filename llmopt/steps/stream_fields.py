@@ -12,6 +12,8 @@ from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, check_patterns, select
 from llmopt.checkpoint.safetensors_header import TensorEntry, TensorPlan
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import InputError
+from llmopt.serving.preflight import check_servable
+from llmopt.serving.served_weights import ServedFormat, ServedWeights, Storage, describe_uniform
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, NotIdentity, StepBase, StepInputs
 from llmopt.steps.quantize_fields import ModelName
@@ -26,6 +28,8 @@ class StreamFields(StepBase):
     """Base of the steps that quantise each weight on its own."""
 
     produces: ClassVar[ArtifactKind] = "quantized_checkpoint"
+    served_format: ClassVar[ServedFormat] = "compressed-tensors"
+    storage: ClassVar[Storage]
 
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
     skip: tuple[str, ...] = Field(
@@ -73,10 +77,24 @@ class StreamFields(StepBase):
         return select_linear_weights(list_written(checkpoint), self.skip)
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
-        """Checks the model and `skip` against each other, without torch."""
-        del target
-        if "model" in inputs and inputs["model"].path.exists():
-            self.open_checkpoint(inputs)
+        """Checks the model, `skip` and the target against one another, without torch."""
+        if "model" not in inputs or not inputs["model"].path.exists():
+            return
+        checkpoint = self.open_checkpoint(inputs)
+        if target is not None:
+            check_servable(self.describe_served(checkpoint), target)
+
+    def describe_served(self, checkpoint: Checkpoint) -> ServedWeights:
+        """Describes the result as a server would find it."""
+        rounded = {name.removesuffix(".weight") for name in self.select_weights(checkpoint)}
+        dtype = SCALE_DTYPES[checkpoint.dtype]
+
+        def count_bytes(shape_OI: tuple[int, int]) -> int:
+            return sum(plan.num_bytes for plan in self.plan_layer(shape_OI, dtype).values())
+
+        return describe_uniform(
+            checkpoint.config, self.served_format, self.storage, rounded, count_bytes
+        )
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
         """Estimates needs from the headers; None for a model not yet made or unsuitable."""

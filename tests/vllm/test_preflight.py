@@ -15,12 +15,10 @@ import torch
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.compressed_tensors_config import build_compressed_tensors_config
-from llmopt.checkpoint.gptq_config import build_gptq_config
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.serving.served_weights import ServedLayer, ServedWeights, Storage, describe_plan
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
-from tests.models import REPOSITORY, edit_json, make_model
+from tests.models import REPOSITORY, make_model
 from tests.quant.layers import make_options
 from tests.quant.pipeline import quantize
 from tests.serving.figures import LLAMA_8B, aim, refusal
@@ -69,26 +67,18 @@ def plan_load(load: Load, model: Path) -> QuantPlan:
 
 
 def write_artifact(load: Load, model: Path, folder: Path) -> Path:
-    """Quantises a model as a proof wants it, on one thread: the work is small.
-
-    Static groups differ from columns that are rounded as they stand in nothing but the order of
-    rounding, so that only the configuration tells a loader of them.
-    """
+    """Quantises a model as a proof wants it, on one thread: the work is small."""
     folder.mkdir()
-    plan = solved = plan_load(load, model)
-    if load.scheme.static_groups:
-        in_place = dataclasses.replace(load, scheme=QuantScheme(load.scheme.bits, 128))
-        solved = plan_load(in_place, model)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     done = quantize(
-        model, folder, options=make_options(), plan=solved, quant_format=load.quant_format
+        model,
+        folder,
+        options=make_options(),
+        plan=plan_load(load, model),
+        quant_format=load.quant_format,
     )
     torch.set_num_threads(threads)
-    config = build_compressed_tensors_config(plan)
-    if load.quant_format == "gptq":
-        config = build_gptq_config(plan, damp_percent=0.01, quantizer="test")
-    edit_json(done.folder / "config.json", quantization_config=config)
     return done.folder
 
 
