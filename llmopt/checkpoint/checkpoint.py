@@ -14,7 +14,7 @@ from llmopt.checkpoint.weights_index import index_tensors
 from llmopt.errors import InputError
 
 FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-PACKED_SUFFIXES = (".qweight", ".weight_packed", ".absmax", ".quant_state.bitsandbytes__nf4")
+PACKED_SUFFIXES = (".qweight", ".weight_packed", ".weight_scale", ".weight.absmax")
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that old exports stored; recomputed
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 
@@ -87,8 +87,8 @@ class Checkpoint:
         """Adds up the tensors' bytes."""
         return sum(entry.num_bytes for entry in self.tensors.values())
 
-    def _expected(self) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
-        """Yields every tensor's name, shape and, for packed ones, dtype."""
+    def _expected(self) -> Iterator[tuple[str, tuple[int, ...] | None, str | None]]:
+        """Yields every tensor's name, shape where it is known, and, for quantised ones, dtype."""
         config = self.config
         for name, shape in config.outer_shapes().items():
             yield name, shape, None
@@ -105,7 +105,7 @@ class Checkpoint:
 
     def _expected_linear(
         self, name: str, shape_OI: tuple[int, int]
-    ) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
+    ) -> Iterator[tuple[str, tuple[int, ...] | None, str | None]]:
         stored = None if self.quantization is None else self.quantization.find_layer(name)
         if stored is None:
             yield f"{name}.weight", shape_OI, None
@@ -119,8 +119,8 @@ class Checkpoint:
         for name, shape, dtype in self._expected():
             entry = self.tensors.get(name)
             if entry is None:
-                raise self._disagreement(f"tensor {name} {list(shape)} is missing")
-            if entry.shape != shape:
+                raise self._disagreement(f"tensor {name} {list(shape or ())} is missing")
+            if shape is not None and entry.shape != shape:
                 raise self._disagreement(
                     f"tensor {name} has shape {list(entry.shape)}, expected {list(shape)}"
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmopt.checkpoint.checkpoint import IGNORED_SUFFIXES, Checkpoint
-from llmopt.checkpoint.safetensors_header import TensorEntry
+from llmopt.checkpoint.safetensors_header import TensorEntry, read_header
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.tensor_files import copy_tensors
 from llmopt.checkpoint.weights_index import INDEX_NAME, SINGLE_NAME
@@ -41,12 +41,30 @@ def write_quantized_checkpoint(
     if source.config.tie_word_embeddings:
         kept.pop("lm_head.weight", None)
     _write_weights({**kept, **packed}, folder, max_shard_bytes)
-    config = {**source.config.raw, "quantization_config": dict(quantization_config)}
-    _write_json(folder / "config.json", config)
+    write_model_files(source, quantization_config, folder)
     if quantization_config["quant_method"] == "gptq":
         _write_json(folder / "quantize_config.json", dict(quantization_config))
+
+
+def write_model_files(
+    source: Checkpoint, quantization_config: Mapping[str, Any], folder: Path
+) -> None:
+    """Writes what stands beside the weights: config.json, and the original's tokenizer files."""
+    config = {**source.config.raw, "quantization_config": dict(quantization_config)}
+    _write_json(folder / "config.json", config)
     for path in list_sidecars(source.folder):
         shutil.copyfile(path, folder / path.name)
+
+
+def write_weights_index(folder: Path) -> None:
+    """Writes the index of a folder's safetensors files, where there is more than one."""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return
+    headers = {path.name: read_header(path) for path in files}
+    weight_map = {tensor: name for name, entries in headers.items() for tensor in entries}
+    total = sum(entry.num_bytes for entries in headers.values() for entry in entries.values())
+    _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _write_weights(entries: Mapping[str, TensorEntry], folder: Path, max_bytes: int) -> None:

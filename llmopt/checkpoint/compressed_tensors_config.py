@@ -12,11 +12,13 @@ from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
+    LayerStorage,
     StoredLayer,
     StoredQuantization,
     compile_pattern,
     match_exactly,
 )
+from llmopt.checkpoint.w8a8_config import W8A8_TYPES, parse_channel_layer
 from llmopt.errors import InputError
 
 LINEAR_CLASS = "Linear"
@@ -98,14 +100,17 @@ def _describe_weights(scheme: QuantScheme) -> dict[str, Any]:
     }
 
 
-def _parse_group(group: Any, default_format: Any) -> tuple[StoredLayer, Iterator[str]]:
+def _parse_group(group: Any, default_format: Any) -> tuple[LayerStorage, Iterator[str]]:
     try:
         layout = group.get("format") or default_format
         weights, targets = group["weights"], [str(target) for target in group["targets"]]
-        if layout != "pack-quantized" or weights.get("type", "int") != "int":
+        kind = weights.get("type", "int")
+        if layout in W8A8_TYPES and kind == W8A8_TYPES[layout]:
+            return parse_channel_layer(layout, group), iter(targets)
+        if layout != "pack-quantized" or kind != "int":
+            known = ", ".join(["'pack-quantized'", *map(repr, W8A8_TYPES)])
             raise InputError(
-                f"compressed-tensors format is {layout!r} ({weights.get('type')}); this reader "
-                "knows 'pack-quantized' with integers"
+                f"compressed-tensors format is {layout!r} ({kind}); this reader knows {known}"
             )
         scheme = _parse_weights(weights)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -37,7 +37,7 @@ def count_layer_bytes(
         return DTYPE_BYTES[stored_dtype] * math.prod(shape_OI)
     layer = StoredLayer(LAYOUTS[quant_format], scheme)
     tensors = expected_tensors(layer, shape_OI, stored_dtype).values()
-    return sum(DTYPE_BYTES[kind] * math.prod(shape) for kind, shape in tensors)
+    return sum(DTYPE_BYTES[kind] * math.prod(shape or ()) for kind, shape in tensors)
 
 
 def planned_layers(config: ModelConfig, plan: QuantPlan) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -32,6 +32,19 @@ class TensorEntry:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """A tensor that will be written: dtype as the format spells it; shape None if not known yet."""
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+    @property
+    def num_bytes(self) -> int:
+        """The tensor's bytes, 0 where they are not known yet."""
+        return 0 if self.shape is None else math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Reads and checks a safetensors header.
 

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.bitsandbytes_format import (
+    BitsAndBytesScheme,
+    QuantType,
+    plan_bitsandbytes_tensors,
+)
+from llmopt.checkpoint.w8a8_format import W8A8Format, plan_w8a8_tensors
 from llmopt.errors import InputError
 
 QuantFormat = Literal["gptq", "compressed-tensors"]  # what a recipe asks for
 LayerFormat = Literal["gptq", "gptq_v2", "pack-quantized"]
-TensorShapes = dict[str, tuple[str, tuple[int, ...]]]
+TensorShapes = dict[str, tuple[str, tuple[int, ...] | None]]  # None: known from the file alone
 WORD_BITS = 32
 
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One linear layer: the layout of its tensors, and what its integers mean.
+    """A linear layer of integers packed into words: its layout, and what they mean.
 
     Attributes:
         format: The layout.
@@ -37,11 +43,47 @@ class StoredLayer:
 
 
 @dataclass(frozen=True)
+class ChannelLayer:
+    """A linear layer of 8-bit values, one scale per output channel.
+
+    Attributes:
+        format: Integers or float8.
+        rounds_inputs: Whether servers round its inputs to the same kind of number, each token
+            by a scale of its own (W8A8), or leave them as they are (W8A16).
+    """
+
+    format: W8A8Format
+    rounds_inputs: bool
+
+    @property
+    def description(self) -> str:
+        """A few words: kind of number, and whether activations are rounded too."""
+        kind = "int8" if self.format == "int-quantized" else "float8"
+        return f"{kind} {'W8A8' if self.rounds_inputs else 'W8A16'}"
+
+
+@dataclass(frozen=True)
+class NibbleLayer:
+    """A linear layer in bitsandbytes' 4-bit format."""
+
+    quant_type: QuantType
+    double_quant: bool
+
+    @property
+    def description(self) -> str:
+        """A few words: what 4 bits stand for."""
+        return f"4 bits {self.quant_type}"
+
+
+LayerStorage = StoredLayer | ChannelLayer | NibbleLayer
+
+
+@dataclass(frozen=True)
 class LayerRule:
     """What holds for the layers whose full name begins as `pattern` says; None: not quantised."""
 
     pattern: re.Pattern[str]
-    layer: StoredLayer | None
+    layer: LayerStorage | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +97,10 @@ class StoredQuantization:
     """
 
     method: str
-    base: StoredLayer | None
+    base: LayerStorage | None
     rules: tuple[LayerRule, ...] = ()
 
-    def find_layer(self, name: str) -> StoredLayer | None:
+    def find_layer(self, name: str) -> LayerStorage | None:
         """Returns how a linear layer, given by its full name, is stored; None: as plain weights."""
         for rule in self.rules:
             if rule.pattern.match(name):
@@ -93,13 +135,26 @@ def compile_pattern(text: str) -> re.Pattern[str]:
 
 
 def expected_tensors(
-    stored: StoredLayer, shape_OI: tuple[int, int], scale_dtype: str
+    stored: LayerStorage, shape_OI: tuple[int, int], scale_dtype: str
 ) -> TensorShapes:
     """Returns the tensors of one quantised layer: suffix → (safetensors dtype, shape)."""
+    if isinstance(stored, ChannelLayer):
+        plans = plan_w8a8_tensors(stored.format, shape_OI, scale_dtype)
+        return {name: (plan.dtype, plan.shape) for name, plan in plans.items()}
+    if isinstance(stored, NibbleLayer):
+        return _bitsandbytes_shapes(stored, shape_OI)
     if stored.format == "pack-quantized":
         return _pack_quantized_shapes(stored.scheme, *shape_OI, scale_dtype)
     shapes = _gptq_shapes(stored.scheme, *shape_OI)
     return shapes if stored.has_g_idx else {k: v for k, v in shapes.items() if k != "g_idx"}
+
+
+def _bitsandbytes_shapes(layer: NibbleLayer, shape_OI: tuple[int, int]) -> TensorShapes:
+    """The block size stands in each layer's state, so scales are of any length here."""
+    scheme = BitsAndBytesScheme(layer.quant_type, layer.double_quant, block_size=1)
+    plans = plan_bitsandbytes_tensors(scheme, shape_OI)
+    free = ("weight.absmax", "weight.nested_absmax")
+    return {name: (p.dtype, None if name in free else p.shape) for name, p in plans.items()}
 
 
 def _gptq_shapes(scheme: QuantScheme, out_features: int, in_features: int) -> TensorShapes:

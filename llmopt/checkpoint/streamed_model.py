@@ -14,12 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.compressed_tensors_format import TENSOR_NAMES as COMPRESSED_NAMES
-from llmopt.checkpoint.compressed_tensors_format import unpack as unpack_compressed
-from llmopt.checkpoint.gptq_format import TENSOR_NAMES as GPTQ_NAMES
-from llmopt.checkpoint.gptq_format import unpack as unpack_gptq
-from llmopt.checkpoint.packed_weight import PackedWeight
-from llmopt.checkpoint.tensor_files import read_tensor
+from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
+from llmopt.checkpoint.stored_quantization import ChannelLayer
+from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
+from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
 from llmopt.errors import InputError
 
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -89,7 +87,20 @@ class StreamedModel:
         prefix = self.checkpoint.config.block_prefix(block)
         state = {name: self.read_weight(prefix + name) for name, _ in module.named_parameters()}
         module.load_state_dict(state, assign=True)
+        self._round_inputs(module, prefix)
         return module.requires_grad_(requires_grad=False)
+
+    def _round_inputs(self, module: nn.Module, prefix: str) -> None:
+        """Lets layers that are served so round their inputs token by token."""
+        quantization = self.checkpoint.quantization
+        if quantization is None:
+            return
+        for name, linear in list(module.named_modules()):
+            stored = quantization.find_layer(prefix + name)
+            if not isinstance(linear, nn.Linear) or not isinstance(stored, ChannelLayer):
+                continue
+            if stored.rounds_inputs:
+                module.set_submodule(name, RoundedInputLinear(linear, stored.format))
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
@@ -112,17 +123,15 @@ class StreamedModel:
         return mask
 
     def read_weight(self, name: str) -> Tensor:
-        """Reads one tensor onto the device, in the compute dtype; a packed one is dequantised.
+        """Reads one tensor onto the device, in the compute dtype; a quantised one is dequantised.
 
         Raises:
             InputError: It is not there, or holds NaN or infinity.
         """
-        entry = self.checkpoint.tensors.get(name)
-        if entry is None:
+        if is_stored_weight(self.checkpoint, name):
             layer = name.removesuffix(".weight")
-            return read_packed_weight(self.checkpoint, layer, self.device).dequantize(
-                self.compute_dtype
-            )
+            return read_stored_weight(self.checkpoint, layer, self.device, self.compute_dtype)
+        entry = self.checkpoint.tensors[name]
         tensor = read_tensor(entry).to(self.device)
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
@@ -174,43 +183,12 @@ def require_equal_head(checkpoint: Checkpoint) -> None:
     head = checkpoint.tensors.get("lm_head.weight")
     if head is None or not checkpoint.config.tie_word_embeddings:
         return
-    if not torch.equal(read_tensor(head), read_tensor(checkpoint.tensors[EMBEDDINGS])):
+    if not holds_equal_bytes(head, checkpoint.tensors[EMBEDDINGS]):
         raise InputError(
             f"{checkpoint.folder}: config.json ties the embeddings (tie_word_embeddings), but "
             f"{head.file.name} holds another lm_head.weight",
             remedy="set tie_word_embeddings to false, or remove lm_head.weight, whichever is meant",
         )
-
-
-def read_packed_weight(
-    checkpoint: Checkpoint, layer: str, device: torch.device | None = None
-) -> PackedWeight:
-    """Reads one quantised linear layer of a checkpoint, whatever its format.
-
-    Raises:
-        InputError: The layer is not there, or names groups that are not.
-    """
-    quantization = checkpoint.quantization
-    stored = None if quantization is None else quantization.find_layer(layer)
-    if stored is None:
-        raise InputError(f"{checkpoint.folder} holds no tensor {layer}.weight")
-    names = COMPRESSED_NAMES if stored.format == "pack-quantized" else GPTQ_NAMES
-    tensors = {
-        name: read_tensor(checkpoint.tensors[f"{layer}.{name}"]).to(device)
-        for name in names
-        if f"{layer}.{name}" in checkpoint.tensors
-    }
-    if stored.format == "pack-quantized":
-        weight = unpack_compressed(tensors, stored.scheme)
-    else:
-        weight = unpack_gptq(tensors, stored.scheme, 2 if stored.format == "gptq_v2" else 1)
-    low, high = int(weight.g_idx_I.min()), int(weight.g_idx_I.max())
-    if low < 0 or high >= len(weight.scales_GO):
-        raise InputError(
-            f"{layer}: g_idx runs {low}..{high}, but there are {len(weight.scales_GO)} groups",
-            remedy=f"{checkpoint.folder} is damaged: get it again from where it was made",
-        )
-    return weight
 
 
 def _load_config(checkpoint: Checkpoint) -> Any:

@@ -10,7 +10,9 @@ import torch
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
-from llmopt.checkpoint.streamed_model import read_packed_weight, require_equal_head
+from llmopt.checkpoint.stored_quantization import StoredLayer
+from llmopt.checkpoint.stored_weight import read_packed_weight, read_stored_weight
+from llmopt.checkpoint.streamed_model import require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.errors import InputError
 
@@ -78,6 +80,8 @@ def _find_config_faults(checkpoint: Checkpoint) -> Iterator[str]:
 def _find_value_faults(checkpoint: Checkpoint) -> Iterator[str]:
     for name, entry in sorted(checkpoint.tensors.items()):
         tensor = read_tensor(entry)
+        if tensor.dtype.itemsize == 1 and tensor.is_floating_point():
+            tensor = tensor.to(torch.bfloat16)  # torch tells no NaN in float8
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             yield f"{name} holds NaN or infinity"
 
@@ -103,6 +107,9 @@ def _find_packed_faults(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.quantization is None:
         return
     for name, shape_OI in _packed_layers(checkpoint):
+        if not isinstance(checkpoint.quantization.find_layer(name), StoredLayer):
+            yield from _find_layer_faults(checkpoint, name, shape_OI)
+            continue
         stored_shape = checkpoint.tensors.get(f"{name}.weight_shape")
         if stored_shape is not None and read_tensor(stored_shape).tolist() != list(shape_OI):
             shape = read_tensor(stored_shape).tolist()
@@ -114,6 +121,22 @@ def _find_packed_faults(checkpoint: Checkpoint) -> Iterator[str]:
             yield error.message
             continue
         yield from _weight_faults(name, weight)
+
+
+def _find_layer_faults(
+    checkpoint: Checkpoint, name: str, shape_OI: tuple[int, int]
+) -> Iterator[str]:
+    """Faults of a layer that is not of packed integers."""
+    try:
+        weight = read_stored_weight(checkpoint, name, None, torch.float32)
+    except InputError as error:
+        yield error.message
+        return
+    if tuple(weight.shape) != shape_OI:
+        yield f"{name}: decodes to {list(weight.shape)}, config.json says {list(shape_OI)}"
+    scale = checkpoint.tensors.get(f"{name}.weight_scale")
+    if scale is not None and bool((read_tensor(scale) <= 0).any()):
+        yield f"{name}: a scale is not positive"
 
 
 def _weight_faults(name: str, weight: PackedWeight) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""`quantize gptq|rtn`: one quantisation by hand, options generated from the step's model."""
+"""`quantize METHOD`: one quantisation by hand, options generated from the step's model."""
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from llmopt.cli.step_options import (
 from llmopt.cli.summary import describe_artifact
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.errors import RecipeError
-from llmopt.steps.quantize_fields import QuantizeFields
+from llmopt.steps.base import StepBase
 from llmopt.steps.union import step_types
 
 DEFAULT_DATA = "apparel-ja"
@@ -37,8 +38,6 @@ STEP_NAME = "quantize"
 def make_quantize_command(method: str) -> Callable[..., None]:
     """Makes the command of one `quantize.METHOD` step."""
     step = step_types()[f"quantize.{method}"]
-    assert issubclass(step, QuantizeFields)
-    needs_data = step.model_fields["data"].is_required()
     step_fields = set(step.model_fields)
 
     def quantize(
@@ -47,9 +46,6 @@ def make_quantize_command(method: str) -> Callable[..., None]:
         output: Annotated[
             Path | None, typer.Option("-o", "--output", metavar="DIR", help="An empty folder.")
         ] = None,
-        data: Annotated[
-            str | None, typer.Option("--data", help="A shipped set's name, or a file.")
-        ] = DEFAULT_DATA if needs_data else None,
         show_recipe: Annotated[
             bool, typer.Option("--print-recipe", help="Print the equivalent recipe and stop.")
         ] = False,
@@ -59,6 +55,7 @@ def make_quantize_command(method: str) -> Callable[..., None]:
         quiet: opt.QuietOption = False,
         **fields: Any,
     ) -> None:
+        data: str | None = fields.pop("data", None)
         chosen = given(fields)
         settings = {name: value for name, value in chosen.items() if name in step_fields}
         data_fields = {name: value for name, value in chosen.items() if name not in step_fields}
@@ -82,11 +79,24 @@ def make_quantize_command(method: str) -> Callable[..., None]:
 
     quantize.__doc__ = step.__doc__
     left_out = {*ORDERING_FIELDS, *step.input_fields()}
-    parameters = [
-        *option_parameters(step, left_out),
-        *option_parameters(DatasetSpec, DATA_FIELDS_LEFT_OUT),
-    ]
+    parameters = [*option_parameters(step, left_out), *_data_parameters(step)]
     return with_parameters(quantize, parameters)
+
+
+def _data_parameters(step: type[StepBase]) -> Iterator[inspect.Parameter]:
+    """Yields `--data` and the options of a data set, for steps that read one."""
+    if "data" not in step.model_fields:
+        return
+    is_needed = step.model_fields["data"].is_required()
+    yield inspect.Parameter(
+        "data",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=DEFAULT_DATA if is_needed else None,
+        annotation=Annotated[
+            str | None, typer.Option("--data", help="A shipped set's name, or a file.")
+        ],
+    )
+    yield from option_parameters(DatasetSpec, DATA_FIELDS_LEFT_OUT)
 
 
 def _write_recipe(

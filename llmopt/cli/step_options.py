@@ -17,11 +17,14 @@ ORDERING_FIELDS = {"uses", "needs", "when_unavailable", "ungated"}
 def option_parameters(model: type[BaseModel], left_out: set[str]) -> Iterator[inspect.Parameter]:
     """Yields a keyword parameter with a typer option for each scalar field of a model.
 
+    A field that is a tuple of strings is an option that may be given several times.
+
     Every option's default is None, meaning "not given": the model supplies the default, which
     the help text shows.
     """
     for name, field in model.model_fields.items():
-        scalar = _scalar_type(field.annotation)
+        is_list = field.annotation == tuple[str, ...]
+        scalar: Any = list[str] if is_list else _scalar_type(field.annotation)
         if name in left_out or scalar is None:
             continue
         flag = "--" + name.replace("_", "-")
@@ -59,7 +62,7 @@ def with_parameters(
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Keeps the options that were given."""
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None and value != []}
 
 
 def _scalar_type(annotation: Any) -> type | None:
@@ -79,6 +82,8 @@ def _scalar_type(annotation: Any) -> type | None:
 def _describe_default(field: FieldInfo) -> str | bool:
     if field.default is PydanticUndefined or field.default is None:
         return False
+    if isinstance(field.default, tuple):
+        return ", ".join(field.default) or False
     allowed = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     choices = f"; one of {', '.join(map(str, allowed))}" if allowed else ""
     return f"{field.default}{choices}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint import compressed_tensors_format, gptq_format
 from llmopt.checkpoint.activation_store import ActivationStore
+from llmopt.checkpoint.channel_format import pack_int_quantized
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.packed_weight import PackedWeight
@@ -62,7 +64,7 @@ class QuantizeJob:
     checkpoint: Checkpoint
     plan: QuantPlan
     solve: Solver
-    format: QuantFormat
+    format: QuantFormat | Literal["int-quantized"]
     windows: CalibrationWindows | None
     scratch: Path
     device: torch.device
@@ -236,9 +238,11 @@ def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.
 
 def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
     pack: Callable[[PackedWeight], dict[str, Tensor]] = gptq_format.pack
+    scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
     if job.format == "compressed-tensors":
-        scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
         pack = partial(compressed_tensors_format.pack, scale_dtype=scale_dtype)
+    elif job.format == "int-quantized":
+        pack = partial(pack_int_quantized, scale_dtype=scale_dtype)
     return {
         f"{name}.{suffix}": tensor
         for name, weight in result.weights.items()

@@ -108,7 +108,7 @@ def run_quantization(
             **describe_device(device),
             "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
         },
-        degraded=_describe_raised_damp(journal.errors),
+        degraded=describe_raised_damp(journal.errors),
         timings={
             "prepare_s": round(prepared - started, 3),
             **({} if given.budget is None else {"allocate_s": round(allocated - prepared, 3)}),
@@ -130,7 +130,8 @@ def _measure_bits_per_weight(checkpoint: Checkpoint, plan: QuantPlan, journal: J
     return 8 * (written + kept) / weights
 
 
-def _describe_raised_damp(errors: list[LayerError]) -> list[str]:
+def describe_raised_damp(errors: list[LayerError]) -> list[str]:
+    """Says of each layer whose damping was raised how far."""
     return [
         f"{error.layer}: damp_percent raised to {error.damp_percent:g}, its Hessian was not "
         "positive definite before"

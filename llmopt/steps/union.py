@@ -10,12 +10,18 @@ from llmopt.steps.eval_gate import EvalGate
 from llmopt.steps.eval_lm_eval import EvalLmEval
 from llmopt.steps.eval_perplexity import EvalPerplexity
 from llmopt.steps.eval_techpack import EvalTechpack
+from llmopt.steps.quantize_fp8 import QuantizeFp8
 from llmopt.steps.quantize_gptq import QuantizeGptq
+from llmopt.steps.quantize_int8 import QuantizeInt8
+from llmopt.steps.quantize_nf4 import QuantizeNf4
 from llmopt.steps.quantize_rtn import QuantizeRtn
 
 Step = Annotated[
     QuantizeGptq
     | QuantizeRtn
+    | QuantizeNf4
+    | QuantizeFp8
+    | QuantizeInt8
     | EvalPerplexity
     | EvalCompare
     | EvalGate

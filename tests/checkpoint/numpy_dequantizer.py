@@ -18,7 +18,21 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 NUMPY_DTYPES = {
     "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "<u1",
+    "I8": "<i1", "F8_E4M3": "<u1",
 }  # fmt: skip
+
+
+def list_float8_values() -> NDArray[np.float32]:
+    """The value of each of the 256 bytes: sign, 4 bits of exponent (bias 7), 3 of mantissa."""
+    bits = np.arange(128)
+    exponent, mantissa = bits >> 3, (bits & 7) / 8
+    normal = (1 + mantissa) * 2.0 ** (exponent - 7.0)
+    values = np.where(exponent == 0, mantissa * 2.0**-6, normal)
+    values[127] = np.nan
+    return np.concatenate([values, -values]).astype(np.float32)
+
+
+FLOAT8_VALUES = list_float8_values()
 
 
 @dataclass(frozen=True)
@@ -30,10 +44,12 @@ class RawTensor:
     data: bytes
 
     def to_numpy(self) -> Array:
-        """Returns the values; bfloat16, which numpy lacks, as float32."""
+        """Returns the values; bfloat16 and float8, which numpy lacks, as float32."""
         values = np.frombuffer(self.data, NUMPY_DTYPES[self.dtype])
         if self.dtype == "BF16":
             values = (values.astype(np.uint32) << 16).view(np.float32)
+        if self.dtype == "F8_E4M3":
+            values = FLOAT8_VALUES[values]
         return values.reshape(self.shape)
 
 
@@ -76,6 +92,8 @@ def dequantize_folder(folder: Path) -> dict[str, Layer]:
     arrays = {name: tensor.to_numpy() for name, tensor in read_folder(folder).items()}
     if quantization["quant_method"] == "gptq":
         suffix, dequantize = ".qweight", dequantize_gptq
+    elif quantization["format"] in ("int-quantized", "float-quantized"):
+        suffix, dequantize = ".weight_scale", dequantize_w8a8
     else:
         suffix, dequantize = ".weight_packed", dequantize_pack_quantized
     layers = [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
@@ -114,6 +132,15 @@ def dequantize_pack_quantized(
         group_I = np.arange(num_columns) // scheme["group_size"]
     weights_OI = scales_OG[:, group_I] * (q_OI - zeros_OG[:, group_I]).astype(np.float32)
     return Layer(q_OI + offset, weights_OI)
+
+
+def dequantize_w8a8(arrays: dict[str, Array], layer: str, config: dict[str, Any]) -> Layer:
+    """weight[o, i] = stored[o, i] * scale[o, 0]; `integers` are what is stored, plus 128."""
+    scheme = find_compressed_scheme(layer, config)
+    assert (scheme["num_bits"], scheme["strategy"], scheme["symmetric"]) == (8, "channel", True)
+    stored = arrays[f"{layer}.weight"]
+    weights = stored.astype(np.float32) * arrays[f"{layer}.weight_scale"].astype(np.float32)
+    return Layer(stored.astype(np.int64) + 128, weights)
 
 
 def find_gptq_settings(layer: str, config: dict[str, Any]) -> dict[str, Any]:

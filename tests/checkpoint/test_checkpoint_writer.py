@@ -15,7 +15,7 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.checkpoint_writer import write_quantized_checkpoint
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.stored_quantization import QuantFormat
-from llmopt.checkpoint.streamed_model import read_packed_weight
+from llmopt.checkpoint.stored_weight import read_packed_weight
 from llmopt.checkpoint.verification import verify_checkpoint
 from llmopt.errors import InputError
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder

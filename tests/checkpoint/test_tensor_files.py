@@ -12,7 +12,10 @@ from torch import Tensor
 from llmopt.checkpoint.safetensors_header import TensorEntry, read_header
 from llmopt.checkpoint.tensor_files import (
     TORCH_DTYPES,
+    build_header,
     copy_tensors,
+    holds_equal_bytes,
+    read_elements,
     read_tensor,
     write_tensors,
 )
@@ -140,3 +143,31 @@ def test_dtype_that_torch_lacks_is_refused(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     with pytest.raises(InputError, match="F8_E8M0, which llmopt does not read"):
         read_tensor(read_header(path)["a"])
+
+
+def test_a_slice_is_read_alone(tmp_path: Path) -> None:
+    tensor = make_tensor(torch.bfloat16, (7, 5))
+    write_tensors(tmp_path / "a.safetensors", {"a": tensor, "b": make_tensor(torch.int8, (3,))})
+    entry = read_header(tmp_path / "a.safetensors")["a"]
+    assert torch.equal(read_elements(entry, 3, 17), tensor.reshape(-1)[3:17])
+    assert read_elements(entry, 5, 5).shape == (0,)
+
+
+def test_tensors_are_compared_where_they_lie(tmp_path: Path) -> None:
+    one = make_tensor(torch.float32, (4, 4))
+    changed = one.clone()
+    changed[3, 3] += 1
+    tensors = {"one": one, "same": one, "changed": changed, "flat": one.reshape(-1)}
+    write_tensors(tmp_path / "a.safetensors", {k: v.clone() for k, v in tensors.items()})
+    entries = read_header(tmp_path / "a.safetensors")
+    found = {name: holds_equal_bytes(entries["one"], entry) for name, entry in entries.items()}
+    assert found == {"one": True, "same": True, "changed": False, "flat": False}
+
+
+def test_a_header_can_be_given_room(tmp_path: Path) -> None:
+    specs = [("a", "U8", (3,))]
+    header = build_header(specs, 512)
+    assert len(header) == 512
+    (tmp_path / "a.safetensors").write_bytes(header + b"abc")
+    loaded = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert bytes(loaded["a"].tolist()) == b"abc"

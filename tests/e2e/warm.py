@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from tests.e2e.workplace import Job, Workplace
 from tests.models import REPOSITORY
 
-CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink"}
+CHANGES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 

@@ -48,10 +48,12 @@ pytestmark = [
 
 
 def run_decoder(
-    script: str, model: Path, dtype: str, folder: Path
+    script: str, model: Path, dtype: str, folder: Path, request: dict[str, Any] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Decodes the prompts greedily in a process of vLLM's environment, into response.json."""
-    request = {"prompt_token_ids": encode_prompts(model), "max_tokens": NUM_TOKENS, "dtype": dtype}
+    """Runs a script in vLLM's environment, into response.json; by default decodes the prompts."""
+    if request is None:
+        prompts = encode_prompts(model)
+        request = {"prompt_token_ids": prompts, "max_tokens": NUM_TOKENS, "dtype": dtype}
     (folder / "request.json").write_text(json.dumps(request))
     path = REPOSITORY / "tests" / "vllm" / script
     return subprocess.run(

@@ -1,0 +1,117 @@
+"""Which tensors of a decoder are weights of linear layers, by their names alone; no torch.
+
+Names hold for every supported family, and for the experts of Mixtral (`block_sparse_moe.experts`)
+and Qwen-MoE (`mlp.experts`, `mlp.shared_expert`). Routers (`gate`, `shared_expert_gate`) are none:
+every format keeps them, since a wrong choice of an expert costs more than their bytes.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from llmopt.checkpoint.safetensors_header import TensorEntry
+from llmopt.errors import InputError
+
+OUTPUT_HEAD = "lm_head"
+REGEX_PREFIX = "re:"
+FUSED_LAYERS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+LINEAR_WEIGHT = re.compile(
+    r"model\.layers\.\d+\.("
+    r"self_attn\.[qkvo]_proj"
+    r"|mlp\.(experts\.\d+\.|shared_expert\.)?(gate|up|down)_proj"
+    r"|block_sparse_moe\.experts\.\d+\.w[123]"
+    r")\.weight"
+)
+
+
+def is_linear_weight(name: str) -> bool:
+    """Tells whether a tensor is the weight of a decoder block's linear layer, or of the head."""
+    return name == f"{OUTPUT_HEAD}.weight" or LINEAR_WEIGHT.fullmatch(name) is not None
+
+
+def matches_module(pattern: str, module: str) -> bool:
+    """Tells whether a pattern names a module, or a part of a model that it lies in.
+
+    Args:
+        pattern: A module's name or its last parts (`mlp.down_proj`), a part of the model
+            (`model.layers.0`), either with `*`; or `re:` and a regular expression that the name
+            must begin with.
+        module: A full name, such as `model.layers.0.mlp.down_proj`.
+    """
+    if pattern.startswith(REGEX_PREFIX):
+        return re.match(pattern.removeprefix(REGEX_PREFIX), module) is not None
+    return any(fnmatchcase(module, form) for form in (pattern, f"*.{pattern}", f"{pattern}.*"))
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Refuses what is no pattern.
+
+    Raises:
+        ValueError: Names the pattern and what is wrong with it.
+    """
+    for pattern in patterns:
+        if not pattern.removeprefix(REGEX_PREFIX):
+            raise ValueError(f"pattern {pattern!r} is empty")
+        if pattern.startswith(REGEX_PREFIX):
+            try:
+                re.compile(pattern.removeprefix(REGEX_PREFIX))
+            except re.error as error:
+                raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from None
+
+
+def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozenset[str]:
+    """Returns the names of the weights that are to be quantised.
+
+    Args:
+        tensors: All tensor names of a checkpoint.
+        skip: Patterns of modules that stay as they are.
+
+    Raises:
+        InputError: A pattern names no linear layer (but `lm_head`, which tied models lack), or
+            nothing is left to quantise.
+    """
+    modules = {name.removesuffix(".weight") for name in tensors if is_linear_weight(name)}
+    kept: set[str] = set()
+    for pattern in skip:
+        found = {module for module in modules if matches_module(pattern, module)}
+        if not found and pattern != OUTPUT_HEAD:
+            raise InputError(
+                f"skip: {pattern!r} names no linear layer of the model",
+                remedy=f"name layers such as {min(modules, default='model.layers.0')}, with * or "
+                f"{REGEX_PREFIX}",
+            )
+        kept |= found
+    if not modules - kept:
+        raise InputError(f"skip: {', '.join(skip)} leaves no linear layer to quantise")
+    return frozenset(f"{module}.weight" for module in modules - kept)
+
+
+def list_kept_linears(tensors: dict[str, TensorEntry], rounded: frozenset[str]) -> list[str]:
+    """Lists the modules that a loader may take for linear layers, but that are not quantised.
+
+    That is every matrix that is no embedding: layers that were skipped, and routers.
+    """
+    matrices = {
+        name.removesuffix(".weight")
+        for name, entry in tensors.items()
+        if name.endswith(".weight") and len(entry.shape) == 2 and "embed" not in name
+    }
+    kept = matrices - {name.removesuffix(".weight") for name in rounded}
+    return sorted(kept - {OUTPUT_HEAD})
+
+
+def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[str]:
+    """Lists layers that servers fuse into one, of which only some are quantised.
+
+    Source: vllm-project/vllm, layers/quantization/compressed_tensors/utils.py, should_ignore_layer
+    ("all shards of a fused layer" must be ignored, or none).
+    """
+    modules = {name.removesuffix(".weight") for name in tensors if is_linear_weight(name)}
+    split = []
+    for module in sorted(modules):
+        parent, _, leaf = module.rpartition(".")
+        family = next((names for names in FUSED_LAYERS if leaf == names[0]), ())
+        flags = {f"{parent}.{name}.weight" in rounded for name in family}
+        if len(flags) > 1:
+            split.append(f"{parent}.{{{','.join(family)}}}")
+    return split

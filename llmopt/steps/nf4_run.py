@@ -1,0 +1,38 @@
+"""The run of `quantize.nf4`; imports torch, so only the step's `run()` imports it."""
+
+import torch
+
+from llmopt.checkpoint.bitsandbytes_config import build_bitsandbytes_config
+from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, list_kept_linears
+from llmopt.checkpoint.model_card import write_model_card
+from llmopt.quant.nf4 import Nf4Codec
+from llmopt.steps.base import Outcome, RunContext, StepInputs
+from llmopt.steps.device import select_device
+from llmopt.steps.quantize_nf4 import QuantizeNf4
+from llmopt.steps.stream_run import run_stream
+
+SERVING = """## What loads it
+
+* **transformers**, on CPU and GPU: `pip install transformers bitsandbytes accelerate`, then
+  `AutoModelForCausalLM.from_pretrained(FOLDER)`. Fine-tuning with adapters (QLoRA) starts here.
+* **vLLM** only through its plugin, `pip install vllm-bnb-plugin`: bitsandbytes left vLLM's core in
+  0.28. To serve with vLLM, take `quantize.gptq`, `quantize.fp8` or `quantize.int8` instead.
+* TensorRT-LLM, ONNX Runtime and llama.cpp don't read it.
+"""
+
+
+def run_nf4(step: QuantizeNf4, inputs: StepInputs, context: RunContext) -> Outcome:
+    """Quantises the model and writes the checkpoint with its card."""
+    device = select_device(context)
+    checkpoint = step.open_checkpoint(inputs)
+    dtype: torch.dtype = getattr(torch, checkpoint.dtype)
+    codec = Nf4Codec(step.scheme, dtype, device)
+    kept = list_kept_linears(checkpoint.tensors, step.select_weights(checkpoint))
+    head_kept = checkpoint.config.tie_word_embeddings or OUTPUT_HEAD in step.skip
+    named = None if head_kept and not kept else [*([OUTPUT_HEAD] if head_kept else []), *kept]
+    config = build_bitsandbytes_config(step.scheme, step.compute_dtype, named)
+    outcome = run_stream(step, checkpoint, codec, config, device, context)
+    title = f"{checkpoint.config.model_type}, {step.quant_type.upper()} by bitsandbytes"
+    tags = ("bitsandbytes", "4-bit")
+    write_model_card(context.work_folder, title, tags, step.identity_settings(), SERVING)
+    return outcome
