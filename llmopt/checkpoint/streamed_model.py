@@ -14,9 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
+from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear
 from llmopt.checkpoint.stored_quantization import ChannelLayer
-from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
+from llmopt.checkpoint.stored_weight import (
+    is_stored_weight,
+    read_input_scale,
+    read_stored_weight,
+)
 from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
 from llmopt.errors import InputError
 
@@ -91,7 +95,7 @@ class StreamedModel:
         return module.requires_grad_(requires_grad=False)
 
     def _round_inputs(self, module: nn.Module, prefix: str) -> None:
-        """Lets layers that are served so round their inputs token by token."""
+        """Lets layers that are served so round their inputs."""
         quantization = self.checkpoint.quantization
         if quantization is None:
             return
@@ -100,7 +104,9 @@ class StreamedModel:
             if not isinstance(linear, nn.Linear) or not isinstance(stored, ChannelLayer):
                 continue
             if stored.rounds_inputs:
-                module.set_submodule(name, RoundedInputLinear(linear, stored.format))
+                scale = read_input_scale(self.checkpoint, prefix + name, stored, self.device)
+                rounding = InputRounding(stored.format, stored.input_group_size, scale)
+                module.set_submodule(name, RoundedInputLinear(linear, rounding))
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
