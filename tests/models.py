@@ -10,8 +10,10 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 REPOSITORY = Path(__file__).parent.parent
@@ -21,7 +23,10 @@ CONFIGS = {
     "mistral": MistralConfig,
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
+    "mixtral": MixtralConfig,
+    "qwen3_moe": Qwen3MoeConfig,
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 VOCAB_SIZE = 6144
 
 
@@ -48,6 +53,10 @@ def make_model(
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
+    if family in ("mixtral", "qwen3_moe"):
+        settings |= EXPERTS
+    if family == "qwen3_moe":
+        settings["moe_intermediate_size"] = settings["intermediate_size"] // 4
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[family](**{**settings, **config}), dtype=dtype)
     # Default initialisation leaves biases zero, norms one and logits flat: stir them.

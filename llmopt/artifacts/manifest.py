@@ -40,6 +40,8 @@ class LayerError(_Frozen):
         bits: Width of its integers.
         damp_percent: The damping used, as a fraction of the Hessian's mean diagonal.
         damp_retries: How often damping had to be raised before H was positive definite.
+        num_tokens: Calibration tokens that were routed to the expert; None outside a mixture.
+        starved: What was done with an expert that saw too few of them; None for all others.
     """
 
     layer: str
@@ -49,6 +51,8 @@ class LayerError(_Frozen):
     damp_percent: float | None = None
     damp_retries: int = 0
     bits: int | None = None
+    num_tokens: int | None = None
+    starved: Literal["rtn", "all_tokens"] | None = None
 
 
 class InputRecord(_Frozen):

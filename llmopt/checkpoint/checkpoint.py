@@ -14,7 +14,10 @@ from llmopt.checkpoint.weights_index import index_tensors
 from llmopt.errors import InputError
 
 FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-PACKED_SUFFIXES = (".qweight", ".weight_packed", ".weight_scale", ".weight.absmax")
+PACKED_SUFFIXES = (
+    ".qweight", ".weight_packed", ".weight_scale", ".weight.absmax",
+    ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4",
+)  # fmt: skip
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that old exports stored; recomputed
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer.model")
 
@@ -94,7 +97,7 @@ class Checkpoint:
             yield name, shape, None
         for block in range(config.num_hidden_layers):
             prefix = config.block_prefix(block)
-            for name, shape in config.norm_shapes(block).items():
+            for name, shape in config.kept_shapes(block).items():
                 yield prefix + name, shape, None
             for layer in sorted(config.biased_linears()):
                 yield f"{prefix}{layer}.bias", (config.linear_shapes(block)[layer][0],), None
@@ -185,3 +188,11 @@ def linear_names(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
     for block in range(config.num_hidden_layers):
         for layer, shape_OI in config.linear_shapes(block).items():
             yield config.block_prefix(block) + layer, shape_OI
+
+
+def router_names(config: ModelConfig) -> Iterator[str]:
+    """Yields the full name of every mixture's router, in order."""
+    for block in range(config.num_hidden_layers):
+        experts = config.experts_in(block)
+        if experts is not None:
+            yield config.block_prefix(block) + experts.names.router

@@ -4,6 +4,8 @@ The block of Llama, Mistral, Qwen2 and Qwen3 is
 
     h = x + o_proj(context(input_layernorm(x)));  y = h + down_proj(inner(post_norm(h)))
 
+and that of Mixtral and Qwen3-MoE has y = h + mixture(post_norm(h)).
+
 Shapes: B = batch, T = tokens, D = hidden size, A = heads * head_dim, F = intermediate size.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmopt.checkpoint.expert_mixture import ExpertMixture
 from llmopt.checkpoint.streamed_model import StreamedModel
 
 
@@ -22,6 +25,9 @@ class DecoderBlock:
         model: The model to read from.
         index: Which block.
         max_tokens: Tokens per row of the longest activations that will be passed.
+
+    Attributes:
+        experts: The block's mixture; None where it has a plain MLP.
     """
 
     def __init__(self, model: StreamedModel, index: int, max_tokens: int) -> None:
@@ -30,12 +36,19 @@ class DecoderBlock:
         self._index = index
         self._module = module
         self._positions = model.position_embeddings(max_tokens)
+        config = model.checkpoint.config
+        experts = config.experts_in(index)
+        self.experts = None if experts is None else ExpertMixture(module.mlp, experts)
         self._linears = {
-            name: module.get_submodule(name) for name in model.checkpoint.config.linear_shapes()
+            layer: module.get_submodule(layer)
+            for stage in config.stages(index)
+            for layer in stage.layers
+            if stage.expert is None
         }
         # The modules then return what these two layers would have been given.
         module.self_attn.o_proj = nn.Identity()
-        module.mlp.down_proj = nn.Identity()
+        if self.experts is None:
+            module.mlp.down_proj = nn.Identity()
 
     def linear(self, name: str) -> nn.Linear:
         """Returns a linear layer by its name inside the block, such as `mlp.up_proj`."""
@@ -43,9 +56,20 @@ class DecoderBlock:
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def weight(self, name: str) -> Tensor:
+        """Returns a layer's weight [O, I] by its name on disk inside the block, experts too."""
+        if name in self._linears:
+            return self.linear(name).weight
+        assert self.experts is not None
+        return self.experts.weight(name)
+
     def replace_weight(self, name: str, weight_OI: Tensor) -> None:
         """Puts another weight into a linear layer."""
-        self._linears[name].weight = nn.Parameter(weight_OI, requires_grad=False)
+        if name in self._linears:
+            self._linears[name].weight = nn.Parameter(weight_OI, requires_grad=False)
+        else:
+            assert self.experts is not None
+            self.experts.replace_weight(name, weight_OI)
 
     def attention_input(self, hidden_BTD: Tensor) -> Tensor:
         """Returns what q, k and v read, [B, T, D]."""
@@ -66,20 +90,22 @@ class DecoderBlock:
         return hidden_BTD + self.linear("self_attn.o_proj").forward(context_BTA)
 
     def mlp_input(self, hidden_BTD: Tensor) -> Tensor:
-        """Returns what gate and up read, [B, T, D]."""
+        """Returns what gate and up, or the mixture, read, [B, T, D]."""
         return self._as_tensor(self._module.post_attention_layernorm(hidden_BTD))
 
     def mlp_inner(self, hidden_BTD: Tensor) -> Tensor:
-        """Returns what the down projection reads, [B, T, F]."""
+        """Returns what the down projection of a plain MLP reads, [B, T, F]."""
         return self._as_tensor(self._module.mlp(self.mlp_input(hidden_BTD)))
 
     def add_mlp(self, hidden_BTD: Tensor, inner_BTF: Tensor) -> Tensor:
-        """Returns the block's output, [B, T, D]."""
+        """Returns the output of a block with a plain MLP, [B, T, D]."""
         return hidden_BTD + self.linear("mlp.down_proj").forward(inner_BTF)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Runs the whole block, [B, T, D]."""
         middle = self.add_attention(hidden_BTD, self.attention_context(hidden_BTD))
+        if self.experts is not None:
+            return middle + self.experts.forward(self.mlp_input(middle))
         return self.add_mlp(middle, self.mlp_inner(middle))
 
     @staticmethod

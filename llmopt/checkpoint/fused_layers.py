@@ -1,12 +1,15 @@
 """Linear layers that servers load as one, and that so must be stored alike; no torch.
 
-Source: vllm-project/vllm, `packed_modules_mapping` of its Llama and Qwen models.
+Source: vllm-project/vllm, `packed_modules_mapping` of its Llama and Qwen models, and its
+FusedMoE layer for experts.
 """
 
+import re
 from collections.abc import Iterable
 
 from llmopt.checkpoint.model_config import DECODER_STAGES
 
+EXPERT = re.compile(r"(.+\.experts)\.\d+\.")  # a mixture's experts are one kernel's operands
 FUSED_STAGES = tuple(stage.layers for stage in DECODER_STAGES if len(stage.layers) > 1)
 
 
@@ -19,6 +22,9 @@ def group_fused(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _name_whole(name: str) -> str:
+    mixture = EXPERT.match(name)
+    if mixture is not None:
+        return mixture[1]
     for layers in FUSED_STAGES:
         for layer in layers:
             if name.endswith("." + layer):

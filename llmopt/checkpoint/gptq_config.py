@@ -7,11 +7,12 @@ QuantizeConfig, and vLLM's auto_gptq, which reads the same.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.experts_config import EXPERT_NUMBER
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
@@ -26,7 +27,8 @@ from llmopt.errors import InputError
 
 FORMATS: dict[str, LayerFormat] = {"gptq": "gptq", "gptq_v2": "gptq_v2"}
 LEAVE, CHANGE = "-:", "+:"
-BLOCK_NAME = re.compile(r"(?P<blocks>.+\.layers)\.(?P<block>\d+)\.(?P<layer>.+)")
+BLOCK_NUMBER = re.compile(r"\.layers\.(\d+)\.")
+BLOCK_MARK, EXPERT_MARK = "@", "%"  # of no meaning in names and regular expressions
 # Servers load these layers as one and ask `dynamic` by the name of the whole.
 FUSED_NAMES = {"qkv": "self_attn.qkv_proj", "gate_up": "mlp.gate_up_proj"}
 
@@ -93,17 +95,23 @@ def _parse_scheme(config: Mapping[str, Any]) -> QuantScheme:
 
 
 def _describe_exceptions(plan: QuantPlan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields `dynamic` entries: one per kind of layer and scheme, all its blocks in one pattern."""
-    blocks: dict[tuple[str, str, QuantScheme | None], list[str]] = {}
-    for name, scheme in _fuse(dict(plan.exceptions())).items():
-        match = BLOCK_NAME.fullmatch(name)
-        key = (match["blocks"], match["layer"], scheme) if match else ("", name, scheme)
-        blocks.setdefault(key, []).append(match["block"] if match else "")
-    for (prefix, layer, scheme), numbers in blocks.items():
-        pattern = re.escape(layer) + "$"
-        if prefix:
-            pattern = rf"{re.escape(prefix)}\.(?:{'|'.join(numbers)})\.{pattern}"
-        base = _scheme_keys(plan.base)
+    """Yields `dynamic` entries: one pattern for the layers of one kind and one scheme.
+
+    Blocks of a kind are alternatives in one pattern, and so are experts that are changed in the
+    same blocks.
+    """
+    by_layer: dict[tuple[str, QuantScheme | None], list[str]] = {}
+    for name, scheme in _fuse(plan).items():
+        layer, block = _cut_number(BLOCK_NUMBER, name, BLOCK_MARK)
+        by_layer.setdefault((layer, scheme), []).append(block)
+    by_kind: dict[tuple[str, QuantScheme | None, tuple[str, ...]], list[str]] = {}
+    for (layer, scheme), blocks in by_layer.items():
+        kind, expert = _cut_number(EXPERT_NUMBER, layer, EXPERT_MARK)
+        by_kind.setdefault((kind, scheme, tuple(blocks)), []).append(expert)
+    base = _scheme_keys(plan.base)
+    for (kind, scheme, found), experts in by_kind.items():
+        pattern = re.escape(kind) + "$"
+        pattern = pattern.replace(BLOCK_MARK, _any_of(found)).replace(EXPERT_MARK, _any_of(experts))
         if scheme is None:
             yield LEAVE + pattern, {}
         else:
@@ -111,8 +119,21 @@ def _describe_exceptions(plan: QuantPlan) -> Iterator[tuple[str, dict[str, Any]]
             yield CHANGE + pattern, {k: v for k, v in keys.items() if v != base[k]}
 
 
-def _fuse(exceptions: dict[str, QuantScheme | None]) -> dict[str, QuantScheme | None]:
+def _cut_number(pattern: re.Pattern[str], name: str, mark: str) -> tuple[str, str]:
+    """Puts a mark in the place of a number; returns both, the number empty where there is none."""
+    match = pattern.search(name)
+    if match is None:
+        return name, ""
+    return f"{name[: match.start(1)]}{mark}{name[match.end(1) :]}", match[1]
+
+
+def _any_of(numbers: Sequence[str]) -> str:
+    return f"(?:{'|'.join(numbers)})"
+
+
+def _fuse(plan: QuantPlan) -> dict[str, QuantScheme | None]:
     """Adds the fused name after layers that servers fuse, where they all have one scheme."""
+    exceptions = dict(plan.exceptions())
     fused = dict(exceptions)
     for stage in DECODER_STAGES:
         first, *others = stage.layers
@@ -123,4 +144,18 @@ def _fuse(exceptions: dict[str, QuantScheme | None]) -> dict[str, QuantScheme | 
             missing = object()
             if all(exceptions.get(prefix + other, missing) == scheme for other in others):
                 fused[prefix + FUSED_NAMES[stage.name]] = scheme
-    return fused
+    return fused | _fuse_experts(plan)
+
+
+def _fuse_experts(plan: QuantPlan) -> dict[str, QuantScheme | None]:
+    """Names mixtures whose experts all have one scheme that is not the base."""
+    schemes: dict[str, set[QuantScheme | None]] = {}
+    for name, scheme in plan.schemes.items():
+        match = EXPERT_NUMBER.search(name)
+        if match is not None:
+            schemes.setdefault(name[: match.start(1) - 1], set()).add(scheme)
+    return {
+        name: next(iter(found))
+        for name, found in schemes.items()
+        if len(found) == 1 and found != {plan.base}
+    }

@@ -16,10 +16,13 @@ class QuantPlan:
         base: The scheme of every layer that nothing else is said of.
         schemes: Each decoder block's layers by full name, in the model's order, and `lm_head`
             where it is rounded too; None leaves a layer as it is.
+        routers: The routers of mixtures by full name: they are never rounded, and servers must
+            be told so.
     """
 
     base: QuantScheme
     schemes: Mapping[str, QuantScheme | None]
+    routers: tuple[str, ...] = ()
 
     @property
     def rounds_output_layer(self) -> bool:
@@ -33,7 +36,9 @@ class QuantPlan:
                 yield name, scheme
 
     def exceptions(self) -> Iterator[tuple[str, QuantScheme | None]]:
-        """Yields the layers whose scheme is not the base, in the model's order."""
+        """Yields the layers whose scheme is not the base, in the model's order, then routers."""
         for name, scheme in self.schemes.items():
             if scheme != self.base:
                 yield name, scheme
+        for name in self.routers:
+            yield name, None

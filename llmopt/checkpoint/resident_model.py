@@ -80,7 +80,7 @@ def _count_weights(config: ModelConfig) -> int:
     others = sum(
         math.prod(shape)
         for block in range(config.num_hidden_layers)
-        for shape in config.norm_shapes(block).values()
+        for shape in config.kept_shapes(block).values()
     )
     biases = sum(config.linear_shapes()[name][0] for name in config.biased_linears())
     heads = 1 if config.tie_word_embeddings else 2

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.expert_mixture import read_mixture
 from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear
 from llmopt.checkpoint.stored_quantization import ChannelLayer
 from llmopt.checkpoint.stored_weight import (
@@ -25,6 +26,7 @@ from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
 from llmopt.errors import InputError
 
 EMBEDDINGS = "model.embed_tokens.weight"
+WINDOWED_TYPES = ("mistral", "mixtral", "qwen3_moe")  # a window, if there is one, in every block
 PositionEmbeddings = tuple[Tensor, Tensor]
 # What transformers raises on a config.json that it can make no model of.
 CONFIG_ERRORS = (
@@ -89,7 +91,13 @@ class StreamedModel:
         """
         module: nn.Module = copy.deepcopy(self._core.layers[block])
         prefix = self.checkpoint.config.block_prefix(block)
-        state = {name: self.read_weight(prefix + name) for name, _ in module.named_parameters()}
+        experts = self.checkpoint.config.experts_in(block)
+        state: dict[str, Tensor] = {}
+        if experts is not None:
+            state = read_mixture(experts, lambda name: self.read_weight(prefix + name))
+        for name, _ in module.named_parameters():
+            if name not in state:
+                state[name] = self.read_weight(prefix + name)
         module.load_state_dict(state, assign=True)
         self._round_inputs(module, prefix)
         return module.requires_grad_(requires_grad=False)
@@ -160,7 +168,7 @@ class StreamedModel:
         if layer_types is not None:
             return bool(layer_types[block] == "sliding_attention")
         window = getattr(self.config, "sliding_window", None)
-        return self.checkpoint.config.model_type == "mistral" and window is not None
+        return self.checkpoint.config.model_type in WINDOWED_TYPES and window is not None
 
 
 class OutputHead:
@@ -215,7 +223,9 @@ def _build_shell(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> Any
             return AutoModelForCausalLM.from_config(
                 config,
                 dtype=dtype,
-                attn_implementation="sdpa",  # never what the file asks for: it may name code
+                # Never what the file asks for: it may name code.
+                attn_implementation="sdpa",
+                experts_implementation="eager",
                 trust_remote_code=checkpoint.trust_remote_code,
             )
     except CONFIG_ERRORS as error:

@@ -41,6 +41,7 @@ LIBRARIES = {
     "torch": ("quantisation and evaluation", "pip install 'torch>=2.11'"),
     "transformers": ("model shells and tokenizers", "pip install 'transformers>=5'"),
     "safetensors": ("reading other tools' checkpoints", "pip install safetensors"),
+    "bitsandbytes": ("`quantize.nf4`, and reading what it wrote", "pip install 'llmopt[quant]'"),
     "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 

@@ -24,8 +24,10 @@ from llmopt.quant.solution import Solution, split_solution
 # (stacked weights [R, I], Hessian [I, I] or None, scheme) → integers and errors
 Solver = Callable[[Tensor, Tensor | None, QuantScheme], Solution]
 Schemes = Mapping[str, QuantScheme | None]  # by full layer name; None leaves a layer as it is
-# (weights [O, I] by full layer name, gives their input's Hessian [I, I]) → what came of them
-StageSolver = Callable[[Mapping[str, Tensor], Callable[[], Tensor]], "BlockResult"]
+# (weights [O, I] by full layer name, gives their input's Hessian [I, I], schemes, solver)
+StageSolver = Callable[
+    [Mapping[str, Tensor], Callable[[], Tensor | None], Schemes, Solver], "BlockResult"
+]
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
 
 
@@ -40,13 +42,28 @@ class BlockResult:
     errors: list[LayerError] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How the layers of a block are worked on.
+
+    Attributes:
+        schemes: How each is rounded.
+        solve: Rounds stacked rows.
+        solve_stage: Works on the layers of one stage, with the two above.
+    """
+
+    schemes: Schemes
+    solve: Solver
+    solve_stage: StageSolver
+
+
 class BlockPass:
     """Quantises one block while its calibration data passes through it.
 
     Args:
         block: The block, with its original weights.
         prefix: The block's prefix in the checkpoint, for names in the ledger.
-        solve: Works on the layers of one stage.
+        rounding: How its layers are worked on.
         on_layer: Called with each layer's error as it is known.
     """
 
@@ -54,25 +71,28 @@ class BlockPass:
         self,
         block: DecoderBlock,
         prefix: str,
-        solve: StageSolver,
+        rounding: Rounding,
         on_layer: Callable[[LayerError], None],
     ) -> None:
         self._block = block
         self._prefix = prefix
-        self._solve = solve
+        self._rounding = rounding
         self._on_layer = on_layer
         self._result = BlockResult()
 
     def run(self, data: "CalibrationBatches") -> BlockResult:
         """Quantises every layer and moves `data` on to the block's output."""
-        block = self._block
         self._quantize(QKV, self._gather_attention_input(data))
         self._quantize(ATTENTION_OUTPUT, self._gather_context(data))
+        self._pass_mlp(data)
+        return self._result
+
+    def _pass_mlp(self, data: "CalibrationBatches") -> None:
         self._quantize(GATE_UP, self._gather_mlp_input(data))
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
-            data.put(batch.index, block.add_mlp(batch.hidden, data.take(batch, "inner")))
-        return self._result
+            inner = data.take(batch.index, "inner")
+            data.put(batch.index, self._block.add_mlp(batch.hidden, inner))
 
     def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(QKV)
@@ -85,13 +105,13 @@ class BlockPass:
         for batch in data:
             context = self._block.attention_context(batch.hidden)
             hessian.add(context, batch.lengths)
-            data.keep(batch, "context", context)
+            data.keep(batch.index, "context", context)
         return hessian
 
     def _gather_mlp_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(GATE_UP)
         for batch in data:
-            hidden = self._block.add_attention(batch.hidden, data.take(batch, "context"))
+            hidden = self._block.add_attention(batch.hidden, data.take(batch.index, "context"))
             data.put(batch.index, hidden)
             hessian.add(self._block.mlp_input(hidden), batch.lengths)
         return hessian
@@ -101,24 +121,33 @@ class BlockPass:
         for batch in data:
             inner = self._block.mlp_inner(batch.hidden)
             hessian.add(inner, batch.lengths)
-            data.keep(batch, "inner", inner)
+            data.keep(batch.index, "inner", inner)
         return hessian
 
     def _new_hessian(self, stage: Stage) -> Hessian:
-        weight = self._block.linear(stage.layers[0]).weight
+        weight = self._block.weight(stage.layers[0])
         return Hessian(weight.shape[1], weight.device)
 
     def _quantize(self, stage: Stage, hessian: Hessian) -> None:
-        weights = {self._prefix + layer: self._block.linear(layer).weight for layer in stage.layers}
+        self._accept(stage, self._solve_stage(stage, hessian.finish, self._rounding.solve))
+
+    def _solve_stage(
+        self, stage: Stage, finish_hessian: Callable[[], Tensor | None], solve: Solver
+    ) -> BlockResult:
+        weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
+        rounding = self._rounding
         try:
-            result = self._solve(weights, hessian.finish)
+            return rounding.solve_stage(weights, finish_hessian, rounding.schemes, solve)
         except NumericalError as error:
             message = f"{self._prefix}{stage.name}: {error.message}"
             raise NumericalError(message, remedy=error.remedy) from None
+
+    def _accept(self, stage: Stage, result: BlockResult) -> None:
+        """Puts rounded weights into the block and reports them."""
         for layer in stage.layers:
             packed = result.weights.get(self._prefix + layer)
             if packed is not None:
-                dtype = self._block.linear(layer).weight.dtype
+                dtype = self._block.weight(layer).dtype
                 self._block.replace_weight(layer, packed.dequantize(dtype))
         self._result.weights |= result.weights
         self._result.errors += result.errors
@@ -128,7 +157,7 @@ class BlockPass:
 
 def solve_layers(
     weights: Mapping[str, Tensor],
-    finish_hessian: Callable[[], Tensor],
+    finish_hessian: Callable[[], Tensor | None],
     schemes: Schemes,
     solve: Solver,
 ) -> BlockResult:
@@ -136,8 +165,8 @@ def solve_layers(
 
     Args:
         weights: Weights [O, I] by full layer name.
-        finish_hessian: Gives the Hessian of their input, [I, I]; asked for once, and only where
-            a layer is rounded.
+        finish_hessian: Gives the Hessian of their input, [I, I], None where there was no input;
+            asked for once, and only where a layer is rounded.
         schemes: How each is rounded.
         solve: Rounds stacked rows.
 
@@ -201,13 +230,17 @@ class CalibrationBatches:
         """Sets a batch's residual stream."""
         self._store.put(f"hidden-{index}", hidden)
 
-    def keep(self, batch: Batch, name: str, tensor: Tensor) -> None:
+    def keep(self, index: int, name: str, tensor: Tensor) -> None:
         """Keeps an intermediate result of a batch for the next stage."""
-        self._store.put(f"{name}-{batch.index}", tensor)
+        self._store.put(f"{name}-{index}", tensor)
 
-    def take(self, batch: Batch, name: str) -> Tensor:
+    def look(self, index: int, name: str) -> Tensor:
+        """Returns an intermediate result, which stays; it must not be changed."""
+        return self._store.get(f"{name}-{index}")
+
+    def take(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result and forgets it."""
-        return self._store.take(f"{name}-{batch.index}")
+        return self._store.take(f"{name}-{index}")
 
 
 class _HiddenView(Mapping[str, Tensor]):

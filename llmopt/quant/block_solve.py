@@ -3,6 +3,8 @@
 Shapes: B = columns of the block, R = rows (out_features of all stacked layers).
 """
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +42,19 @@ class ColumnGrids:
         """Returns the grids of some of the columns."""
         ends = (self.scale_BR, self.lowest_BR, self.highest_BR)
         return ColumnGrids(*(end_BR[columns] for end_BR in ends))
+
+
+# (W_BR, C_BR, E_BR, U_BB, grids) → steps, as `round_block`
+BlockRounder = Callable[[Tensor, Tensor, Tensor, Tensor, ColumnGrids], Tensor]
+
+
+def choose_rounder(device: torch.device) -> BlockRounder:
+    """Returns what rounds blocks on a device: on CUDA the Triton kernel, where triton is there."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return round_block
+    from llmopt.quant import triton_block_solve  # noqa: PLC0415 - no CPU run needs it
+
+    return triton_block_solve.round_block
 
 
 def round_block(

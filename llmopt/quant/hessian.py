@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llmopt.errors import NumericalError
+from llmopt.quant.factorization import is_finite
 from llmopt.quant.precision import bf16_matmul
 
 STRIPE_COLUMNS = 256
@@ -25,7 +26,7 @@ class Hessian:
 
     def add(self, X_BTI: Tensor, lengths_B: Tensor | None = None) -> None:
         """Adds a batch; with `lengths_B` only the first so many tokens of each row count."""
-        X_NI = X_BTI.flatten(0, -2) if lengths_B is None else _take_real(X_BTI, lengths_B)
+        X_NI = take_real(X_BTI, lengths_B)
         self._num_tokens += len(X_NI)
         if X_BTI.dtype == torch.bfloat16:
             with bf16_matmul():
@@ -44,7 +45,7 @@ class Hessian:
             stop = start + STRIPE_COLUMNS
             H_II[stop:, start:stop] = H_II[start:stop, stop:].T
         H_II /= max(self._num_tokens, 1)
-        if not bool(torch.isfinite(H_II).all()):
+        if not is_finite(H_II):
             raise NumericalError(
                 "the calibration activations hold NaN or infinity",
                 remedy="if the checkpoint is float16 it may overflow there: use --device cpu, or "
@@ -58,6 +59,9 @@ class Hessian:
             stripe.addmm_(X_NI[:, start : start + STRIPE_COLUMNS].T, X_NI[:, start:])
 
 
-def _take_real(X_BTI: Tensor, lengths_B: Tensor) -> Tensor:
+def take_real(X_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Returns the tokens that count, [N, I]: the first so many of each row, or all."""
+    if lengths_B is None:
+        return X_BTI.flatten(0, -2)
     positions_1T = torch.arange(X_BTI.shape[1], device=X_BTI.device)[None]
     return X_BTI[positions_1T < lengths_B[:, None].to(X_BTI.device)]

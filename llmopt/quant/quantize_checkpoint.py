@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,10 +30,13 @@ from llmopt.quant.block_pass import (
     BlockPass,
     BlockResult,
     CalibrationBatches,
+    Rounding,
     Solver,
     StageSolver,
     solve_layers,
 )
+from llmopt.quant.expert_pass import ExpertPass
+from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
 from llmopt.quant.solution import split_solution
@@ -59,18 +61,30 @@ class QuantizeJob:
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
+        experts: What becomes of experts that see few tokens; None treats all alike.
+        solve_stage: Works on the layers that share an input.
+        packs_words: Whether integers share 32-bit words; else compressed-tensors stores them as
+            int8 (its `int-quantized`, for schemes of 8 bits per channel).
     """
 
     checkpoint: Checkpoint
     plan: QuantPlan
     solve: Solver
-    format: QuantFormat | Literal["int-quantized"]
+    format: QuantFormat
     windows: CalibrationWindows | None
     scratch: Path
     device: torch.device
     processor: str
     activation_budget_bytes: int
     progress: Progress
+    experts: ExpertPolicy | None = None
+    solve_stage: StageSolver = solve_layers
+    packs_words: bool = True
+
+    @property
+    def rounding(self) -> Rounding:
+        """How the layers of a block are worked on."""
+        return Rounding(self.plan.schemes, self.solve, self.solve_stage)
 
 
 def quantize_blocks(job: QuantizeJob) -> Journal:
@@ -83,16 +97,14 @@ def quantize_blocks(job: QuantizeJob) -> Journal:
         InputError: A weight is NaN or infinite.
         NumericalError: A layer's Hessian can't be factorised within the damping budget.
     """
-    solve_stage = partial(solve_layers, schemes=job.plan.schemes, solve=job.solve)
-    return walk_blocks(job, solve_stage, "quantising blocks")
+    return walk_blocks(job, "quantising blocks")
 
 
-def walk_blocks(job: QuantizeJob, solve_stage: StageSolver, title: str) -> Journal:
+def walk_blocks(job: QuantizeJob, title: str) -> Journal:
     """Takes the calibration data through every block that the journal does not hold yet.
 
     Args:
         job: What is walked through, with what data, and where.
-        solve_stage: Works on the layers of each stage.
         title: What the progress is called.
     """
     journal = _open_journal(job)
@@ -105,7 +117,7 @@ def walk_blocks(job: QuantizeJob, solve_stage: StageSolver, title: str) -> Journ
     with torch.inference_mode():
         parts: Parts = _run_without_data(job, journal)
         if job.windows is not None:
-            parts = _run_with_data(job, journal, solve_stage)
+            parts = _run_with_data(job, journal)
         for result, hidden in parts:
             journal.record(_pack_layers(job, result), result.errors, hidden)
             job.progress.advance()
@@ -128,22 +140,34 @@ def _open_journal(job: QuantizeJob) -> Journal:
     return journal
 
 
-def _run_with_data(job: QuantizeJob, journal: Journal, solve_stage: StageSolver) -> Parts:
+def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
     assert job.windows is not None
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     model = StreamedModel(job.checkpoint, job.device, dtype)
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, model.num_blocks):
         block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
-        prefix = job.checkpoint.config.block_prefix(index)
-        result = BlockPass(block, prefix, solve_stage, _reporter(job)).run(data)
+        result = _pass_block(job, block, index, data)
         yield result, data.hidden()
     if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
-        yield _solve_output_layer(job, model, data, solve_stage), None
+        yield _solve_output_layer(job, model, data), None
+
+
+def _pass_block(
+    job: QuantizeJob, block: DecoderBlock, index: int, data: CalibrationBatches
+) -> BlockResult:
+    prefix, report = job.checkpoint.config.block_prefix(index), _reporter(job)
+    if block.experts is None:
+        return BlockPass(block, prefix, job.rounding, report).run(data)
+    result = ExpertPass(block, prefix, job.rounding, report, job.experts).run(data)
+    note = note_starved(result.errors, job.experts)
+    if note is not None:
+        job.progress.note(note)
+    return result
 
 
 def _solve_output_layer(
-    job: QuantizeJob, model: StreamedModel, data: CalibrationBatches, solve_stage: StageSolver
+    job: QuantizeJob, model: StreamedModel, data: CalibrationBatches
 ) -> BlockResult:
     """Rounds `lm_head`, calibrated on the normalised end of the residual stream."""
     head = model.read_head()
@@ -151,7 +175,8 @@ def _solve_output_layer(
     for batch in data:
         hessian.add(head.normalize(batch.hidden), batch.lengths)
     try:
-        result = solve_stage({OUTPUT_LAYER: head.projection_VD}, hessian.finish)
+        weights = {OUTPUT_LAYER: head.projection_VD}
+        result = job.solve_stage(weights, hessian.finish, job.plan.schemes, job.solve)
     except NumericalError as error:
         raise NumericalError(f"{OUTPUT_LAYER}: {error.message}", remedy=error.remedy) from None
     _reporter(job)(result.errors[0])
@@ -240,9 +265,8 @@ def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
     pack: Callable[[PackedWeight], dict[str, Tensor]] = gptq_format.pack
     scale_dtype: torch.dtype = getattr(torch, job.checkpoint.dtype)
     if job.format == "compressed-tensors":
-        pack = partial(compressed_tensors_format.pack, scale_dtype=scale_dtype)
-    elif job.format == "int-quantized":
-        pack = partial(pack_int_quantized, scale_dtype=scale_dtype)
+        packer = compressed_tensors_format.pack if job.packs_words else pack_int_quantized
+        pack = partial(packer, scale_dtype=scale_dtype)
     return {
         f"{name}.{suffix}": tensor
         for name, weight in result.weights.items()
@@ -253,6 +277,7 @@ def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:
 def _reporter(job: QuantizeJob) -> Callable[[LayerError], None]:
     def report(error: LayerError) -> None:
         layer = error.layer.rpartition(".")[2]
-        job.progress.detail(f"{layer} {error.snr_db:.1f} dB")
+        snr = "no data" if error.snr_db is None else f"{error.snr_db:.1f} dB"
+        job.progress.detail(f"{layer} {snr}")
 
     return report

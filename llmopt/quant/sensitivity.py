@@ -16,7 +16,7 @@ from llmopt.checkpoint.fused_layers import group_fused
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.quant.allocation import Option, choose_options
-from llmopt.quant.block_pass import BlockResult, Schemes, solve_layers
+from llmopt.quant.block_pass import BlockResult, Schemes, Solver, solve_layers
 from llmopt.quant.quantize_checkpoint import QuantizeJob, walk_blocks
 
 FOLDER = "sensitivity"
@@ -63,26 +63,33 @@ def measure_costs(job: QuantizeJob, budget: Budget) -> list[LayerError]:
     """
 
     def solve_stage(
-        weights: Mapping[str, Tensor], finish_hessian: Callable[[], Tensor]
+        weights: Mapping[str, Tensor],
+        finish_hessian: Callable[[], Tensor | None],
+        schemes: Schemes,
+        solve: Solver,
     ) -> BlockResult:
+        del schemes
         H_II = finish_hessian()
         result = BlockResult()
         for bits in budget.choices:
-            schemes = budget.change_width(job.plan, bits)
-            result.errors += solve_layers(weights, lambda: H_II, schemes, job.solve).errors
+            changed = budget.change_width(job.plan, bits)
+            result.errors += solve_layers(weights, lambda: H_II, changed, solve).errors
         return result
 
-    measuring = replace(job, scratch=job.scratch / FOLDER)
-    return walk_blocks(measuring, solve_stage, "measuring blocks").errors
+    measuring = replace(job, scratch=job.scratch / FOLDER, solve_stage=solve_stage)
+    return walk_blocks(measuring, "measuring blocks").errors
 
 
 def relative_costs(errors: Iterable[LayerError]) -> LayerCosts:
-    """Returns each layer's output error over its output's power, by layer and bits."""
+    """Returns each layer's output error over its output's power, by layer and bits.
+
+    An expert that no token went through costs nothing: nothing is known of it.
+    """
     costs = {}
     for error in errors:
-        assert error.snr_db is not None
         assert error.bits is not None
-        costs[error.layer, error.bits] = 10 ** (-error.snr_db / 10)
+        cost = 0.0 if error.snr_db is None else 10 ** (-error.snr_db / 10)
+        costs[error.layer, error.bits] = cost
     return costs
 
 

@@ -14,6 +14,7 @@ from llmopt.recipe.recipe import Recipe, SourceSpec
 from llmopt.serving.target import Target
 from llmopt.steps.base import StepBase
 from llmopt.steps.eval_gate import Requirement
+from llmopt.steps.expert_fields import ExpertFields
 from llmopt.steps.union import step_types
 
 INTRODUCTION = """\
@@ -38,6 +39,7 @@ def write_reference() -> str:
     parts.append("\n## Fields of every step\n\n" + _table(StepBase, only=COMMON))
     for name, step in step_types().items():
         parts.append(f"\n## `{name}`\n\n{inspect.getdoc(step)}\n\n{_table(step, without=COMMON)}")
+    parts += _section("experts of `quantize.gptq`", ExpertFields)
     parts += _section("require.METRIC of `eval.gate`", Requirement)
     return "".join(parts)
 

@@ -25,6 +25,7 @@ LABELS = {
     "weights_bytes": "weights",
     "source_weights_bytes": "weights of the source",
     "lowest_snr_db": "lowest layer SNR",
+    "highest_weight_mse": "largest mean squared weight error",
     "max_length": "window (tokens)",
     "stride": "stride (tokens)",
 }

@@ -10,6 +10,7 @@ DEPTH = re.compile(r"\.(\d+)\.")
 NUM_WORST = 8
 ATTENTION = ("q", "k", "v", "o")
 MLP = ("gate", "up", "down")
+MIXTRAL_KINDS = {"w1": "gate", "w3": "up", "w2": "down"}
 
 
 def parse_depth(layer: str) -> int:
@@ -20,7 +21,8 @@ def parse_depth(layer: str) -> int:
 
 def parse_kind(layer: str) -> str:
     """Returns a layer's kind: `q` for `model.layers.0.self_attn.q_proj`."""
-    return layer.rpartition(".")[2].removesuffix("_proj")
+    kind = layer.rpartition(".")[2].removesuffix("_proj")
+    return MIXTRAL_KINDS.get(kind, kind)
 
 
 def plot_layers(layers: Sequence[LayerError]) -> ScatterPlot | None:

@@ -12,12 +12,15 @@ Rules and their source, vllm-project/vllm:
     in_features % group_size == 0 (utils/marlin_utils.py, verify_marlin_supports_shape)
   - heads must divide by the tensor-parallel size (config/model.py), key-value heads by it or it
     by them (model_executor/models/llama.py, LlamaAttention), and intermediate_size by it
+  - all experts of a block are loaded as one (compressed_tensors_moe.py: "All MoE projections need
+    to have same quantization scheme"; auto_gptq.py, get_moe_quant_method, asks by one name)
 """
 
 from collections.abc import Iterator
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names
+from llmopt.checkpoint.experts_config import EXPERT_NAMES, EXPERT_NUMBER, mask_expert
 from llmopt.checkpoint.model_config import DECODER_STAGES, ModelConfig, describe_kind
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import QuantFormat
@@ -28,7 +31,12 @@ OUT_ALIGNMENT = 64
 IN_ALIGNMENT = 128
 SERVED_BITS = (4, 8)
 FUSED_LAYERS = tuple(stage.layers for stage in DECODER_STAGES if len(stage.layers) > 1)
-ROW_PARALLEL = ("self_attn.o_proj", "mlp.down_proj")  # sharded along the input; others the output
+# Sharded along the input; others along the output.
+ROW_PARALLEL = (
+    "self_attn.o_proj",
+    "mlp.down_proj",
+    *(mask_expert(names.down_of(0)) for names in EXPERT_NAMES.values()),
+)
 
 
 def check_servable(
@@ -47,6 +55,7 @@ def check_servable(
             *(fault for s in schemes for fault in _scheme_faults(s, quant_format, target)),
             *_model_faults(config, target),
             *_fused_faults(plan),
+            *_expert_faults(plan),
             *_shard_faults(config, plan, target.tp),
         ]
     )
@@ -79,6 +88,8 @@ def _model_faults(config: ModelConfig, target: Target) -> Iterator[str]:
         yield f"{kv_heads} key-value heads neither divide by tp {target.tp} nor it by them"
     if config.intermediate_size % target.tp:
         yield f"intermediate_size {config.intermediate_size} does not divide by tp {target.tp}"
+    if config.experts is not None and config.experts.inner_size % target.tp:
+        yield f"an expert's size {config.experts.inner_size} does not divide by tp {target.tp}"
 
 
 def _fused_faults(plan: QuantPlan) -> Iterator[str]:
@@ -89,6 +100,15 @@ def _fused_faults(plan: QuantPlan) -> Iterator[str]:
             if prefix != name and any(plan.schemes[prefix + other] != scheme for other in others):
                 fused = ", ".join((first, *others))
                 yield f"{prefix.removesuffix('.')}: {fused} are loaded as one and must be alike"
+
+
+def _expert_faults(plan: QuantPlan) -> Iterator[str]:
+    """Experts that vLLM loads as one must be stored alike, their three matrices too."""
+    first: dict[str, QuantScheme | None] = {}
+    for name, scheme in plan.schemes.items():
+        match = EXPERT_NUMBER.search(name)
+        if match is not None and first.setdefault(name[: match.start()], scheme) != scheme:
+            yield f"{name[: match.start()]}: experts are loaded as one and must be alike"
 
 
 def _shard_faults(config: ModelConfig, plan: QuantPlan, tp: int) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """Rough needs of a quantisation, from config.json's shapes alone."""
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.model_config import DECODER_STAGES
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import InputError
@@ -26,28 +28,22 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
         checkpoint = Checkpoint.open(inputs["model"].path)
     except InputError:
         return None
-    config = checkpoint.config
-    shapes = config.linear_shapes()
+    config, plan = checkpoint.config, step.plan(checkpoint.config)
     spec = inputs["data"].dataset if "data" in inputs else None
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
-    widest = max(config.intermediate_size, config.hidden_size)
     # float16 is computed in float32 on a CPU (docs/adr/0007); a GPU takes less.
     activation_bytes = max(item_bytes, 4) if checkpoint.dtype == "float16" else item_bytes
-    activations = tokens * (2 * config.hidden_size + widest) * activation_bytes
-    stage_weights = max(sum(_size(shapes[n]) for n in stage.layers) for stage in DECODER_STAGES)
-    block_weights = sum(_size(shape) for shape in shapes.values())
+    blocks = {kind: _weigh_block(config, block) for kind, block in _kinds_of_blocks(config).items()}
+    activations = tokens * max(b.activations_per_token for b in blocks.values()) * activation_bytes
     held = min(activations, int(step.activation_memory_gb * 1e9))
     ram_bytes = (
         LIBRARIES_BYTES
         + held
-        + block_weights * item_bytes
-        + SOLVE_COPIES * 4 * stage_weights
-        + HESSIAN_COPIES * 4 * widest**2
+        + max(b.num_weights * item_bytes + b.solve_bytes for b in blocks.values())
         + config.vocab_size * config.hidden_size * item_bytes
     )
-    linears = config.num_hidden_layers * block_weights
-    plan = step.plan(config)
+    linears = sum(math.prod(shape) for _, shape in linear_names(config))
     packed = sum(
         count_layer_bytes(plan.schemes[name], shape, step.format, checkpoint.dtype)
         for name, shape in planned_layers(config, plan)
@@ -56,13 +52,56 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     outside += sum(path.stat().st_size for path in list_sidecars(checkpoint.folder))
     spilled = activations - held
     disk_bytes = 2 * packed + outside + 2 * tokens * config.hidden_size * item_bytes + spilled
-    per_block = sum(
-        2 * tokens * sum(_size(shapes[n]) for n in stage.layers)
-        + tokens * shapes[stage.layers[0]][1] ** 2
-        for stage in DECODER_STAGES
+    flops = tokens * sum(
+        blocks[_kind_of_block(config, block)].flops_per_token
+        for block in range(config.num_hidden_layers)
     )
-    return Estimate(ram_bytes, disk_bytes, float(config.num_hidden_layers * per_block))
+    return Estimate(int(ram_bytes), int(disk_bytes), float(flops))
 
 
-def _size(shape: tuple[int, int]) -> int:
-    return shape[0] * shape[1]
+@dataclass(frozen=True)
+class _BlockNeeds:
+    """What one block needs.
+
+    Attributes:
+        num_weights: Of its linear layers.
+        activations_per_token: Values kept per token.
+        solve_bytes: Copies of weights and Hessian in the largest solve, and the block's integers.
+        flops_per_token: Forward pass and Hessians.
+    """
+
+    num_weights: int
+    activations_per_token: float
+    solve_bytes: int
+    flops_per_token: float
+
+
+def _weigh_block(config: ModelConfig, block: int) -> _BlockNeeds:
+    shapes, experts = config.linear_shapes(block), config.experts_in(block)
+    num_weights = sum(math.prod(shape) for shape in shapes.values())
+    solves, flops = [], 0.0
+    for stage in config.stages(block):
+        weights = sum(math.prod(shapes[layer]) for layer in stage.layers)
+        width = shapes[stage.layers[0]][1]
+        solves.append(SOLVE_COPIES * 4 * weights + HESSIAN_COPIES * 4 * width**2)
+        share = 1.0  # of the tokens
+        if experts is not None and stage.expert is not None:
+            share = experts.num_chosen / experts.num_experts
+        flops += share * (2 * weights + width**2)
+    hidden = config.hidden_size
+    values: float = 2 * hidden + max(config.intermediate_size, hidden)
+    if experts is not None:
+        inner = experts.inner_size * experts.num_chosen / experts.num_experts
+        values = max(3 * hidden + inner, 2 * hidden + shapes["self_attn.o_proj"][1])
+    # An integer is a byte until the block is finished; an expert's may be far from the last.
+    return _BlockNeeds(num_weights, values, max(solves) + num_weights, flops)
+
+
+def _kind_of_block(config: ModelConfig, block: int) -> bool:
+    return config.experts_in(block) is not None
+
+
+def _kinds_of_blocks(config: ModelConfig) -> dict[bool, int]:
+    """Returns one block of every kind: with experts and without."""
+    blocks = range(config.num_hidden_layers)
+    return {_kind_of_block(config, block): block for block in blocks}

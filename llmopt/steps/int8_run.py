@@ -43,13 +43,14 @@ def run_calibrated_int8(step: QuantizeInt8, inputs: StepInputs, context: RunCont
             checkpoint=checkpoint,
             plan=plan,
             solve=solve,
-            format="int-quantized",
+            format="compressed-tensors",
             windows=windows,
             scratch=context.scratch_folder,
             device=device,
             processor=describe_device(device)["name"],
             activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
             progress=context.progress,
+            packs_words=False,
         )
     )
     quantized = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.checkpoint import linear_names
+from llmopt.checkpoint.checkpoint import linear_names, router_names
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.errors import IncompatibleError, RecipeError
@@ -112,7 +112,7 @@ def build_plan(
             if pattern.fullmatch(name):
                 schemes[name] = override.apply(base)
                 break
-    return QuantPlan(base, schemes)
+    return QuantPlan(base, schemes, tuple(router_names(config)))
 
 
 def free_layers(

@@ -11,6 +11,7 @@ from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
+from llmopt.steps.expert_fields import ExpertFields
 from llmopt.steps.layer_overrides import free_layers
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
 from llmopt.steps.size_budget import SizeBudget, check_budget
@@ -58,6 +59,11 @@ class QuantizeGptq(QuantizeFields):
         le=1,
         description="How far damping may be raised where a Hessian is not positive definite; "
         "what was used is in the manifest.",
+    )
+    experts: ExpertFields = Field(
+        default_factory=ExpertFields,
+        description="Mixtures of experts: what becomes of experts that see few calibration "
+        "tokens; by default they are calibrated on all tokens of their block.",
     )
 
     @model_validator(mode="after")
@@ -108,6 +114,7 @@ class QuantizeGptq(QuantizeFields):
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
+        from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
         from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
         from llmopt.steps.quantize_run import (  # noqa: PLC0415
@@ -135,5 +142,7 @@ class QuantizeGptq(QuantizeFields):
         if self.budget is not None:
             free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
             budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
-        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), budget)
+        min_tokens = self.experts.count_tokens(checkpoint.config)
+        policy = ExpertPolicy(min_tokens, self.experts.starved, options.scale_dtype)
+        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), policy, budget)
         return run_quantization(self, job, context)

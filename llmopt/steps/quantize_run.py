@@ -19,6 +19,7 @@ from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.block_pass import Solver
+from llmopt.quant.expert_policy import ExpertPolicy, describe_starved
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import (
     QuantizeJob,
@@ -49,6 +50,7 @@ class QuantizationInput:
         plan: How each layer is rounded.
         solve: Rounds stacked rows.
         data: The calibration set; None rounds without looking at data.
+        experts: What becomes of experts that see few tokens; None treats all alike.
         budget: Bounds the size; the widths of its free layers are chosen.
     """
 
@@ -56,6 +58,7 @@ class QuantizationInput:
     plan: QuantPlan
     solve: Solver
     data: ResolvedInput | None
+    experts: ExpertPolicy | None = None
     budget: Budget | None = None
 
 
@@ -79,6 +82,7 @@ def run_quantization(
         processor=describe_device(device)["name"],
         activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
         progress=context.progress,
+        experts=given.experts,
     )
     if given.budget is not None:
         job = replace(job, plan=allocate_bits(job, given.budget))
@@ -108,7 +112,10 @@ def run_quantization(
             **describe_device(device),
             "compute_dtype": str(choose_compute_dtype(checkpoint, device)).removeprefix("torch."),
         },
-        degraded=describe_raised_damp(journal.errors),
+        degraded=[
+            *describe_raised_damp(journal.errors),
+            *describe_starved(journal.errors, given.experts),
+        ],
         timings={
             "prepare_s": round(prepared - started, 3),
             **({} if given.budget is None else {"allocate_s": round(allocated - prepared, 3)}),

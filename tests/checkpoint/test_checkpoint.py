@@ -133,7 +133,7 @@ def test_quantised_already(small_gptq: Quantized) -> None:
     assert "original checkpoint" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "awq", "fp8"])
+@pytest.mark.parametrize("method", ["awq", "fp8"])
 def test_quantised_by_another_method(model: Path, method: str) -> None:
     edit_json(model / "config.json", quantization_config={"quant_method": method})
     with pytest.raises(InputError, match=f"the checkpoint is quantised by '{method}'"):
@@ -141,7 +141,15 @@ def test_quantised_by_another_method(model: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "suffix", ["qweight", "weight_packed", "weight.absmax", "weight.quant_state.bitsandbytes__nf4"]
+    "suffix",
+    [
+        "qweight",
+        "weight_packed",
+        "weight_scale",
+        "weight.absmax",
+        "weight.quant_state.bitsandbytes__nf4",
+        "weight.quant_state.bitsandbytes__fp4",
+    ],
 )
 def test_packed_weights_without_a_config_for_them(model: Path, suffix: str) -> None:
     layer = Q_PROJ.removesuffix(".weight")

@@ -70,7 +70,7 @@ def test_biases_are_the_familys(tmp_path: Path, changes: dict[str, Any], biased:
 
 @pytest.mark.parametrize(
     ("model_type", "architecture"),
-    [("gpt2", "GPT2LMHeadModel"), ("mixtral", "MixtralForCausalLM"), ("gemma3", "Gemma3")],
+    [("gpt2", "GPT2LMHeadModel"), ("dbrx", "DbrxForCausalLM"), ("gemma3", "Gemma3")],
 )
 def test_unknown_architecture_is_named(tmp_path: Path, model_type: str, architecture: str) -> None:
     write_config(tmp_path, model_type=model_type, architectures=[architecture])

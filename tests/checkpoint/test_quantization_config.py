@@ -89,6 +89,54 @@ def test_gptq_config_names_exceptions_as_vllm_and_gptqmodel_read_them() -> None:
     }
 
 
+def make_expert_plan(changes: dict[str, QuantScheme | None]) -> QuantPlan:
+    """Returns the plan of two blocks of three experts, some of their layers changed."""
+    mixtures = [f"model.layers.{block}.mlp.experts" for block in range(2)]
+    layers = ("gate_proj", "up_proj", "down_proj")
+    names = [f"{mixture}.{e}.{layer}" for mixture in mixtures for e in range(3) for layer in layers]
+    routers = tuple(f"model.layers.{block}.mlp.gate" for block in range(2))
+    return QuantPlan(FOUR, {**dict.fromkeys(names, FOUR), **changes}, routers)
+
+
+ROUTERS = {r"-:model\.layers\.(?:0|1)\.mlp\.gate$": {}}
+
+
+def test_routers_are_named_as_left_out() -> None:
+    plan = make_expert_plan({})
+    assert build_gptq_config(plan, **DAMP)["dynamic"] == ROUTERS
+    assert build_compressed_tensors_config(plan)["ignore"] == [*plan.routers, "lm_head"]
+
+
+def test_experts_that_are_changed_alike_share_a_pattern() -> None:
+    names = [f"model.layers.{b}.mlp.experts.{e}.down_proj" for b in (0, 1) for e in (0, 2)]
+    plan = make_expert_plan({**dict.fromkeys(names, EIGHT), names[1]: None})
+    assert build_gptq_config(plan, **DAMP)["dynamic"] == {
+        r"+:model\.layers\.(?:0|1)\.mlp\.experts\.(?:0)\.down_proj$": {"bits": 8, "group_size": 32},
+        r"-:model\.layers\.(?:0)\.mlp\.experts\.(?:2)\.down_proj$": {},
+        r"+:model\.layers\.(?:1)\.mlp\.experts\.(?:2)\.down_proj$": {"bits": 8, "group_size": 32},
+        **ROUTERS,
+    }
+    parsed = parse_quantization_config(build_gptq_config(plan, **DAMP))
+    for name, scheme in plan.schemes.items():
+        stored = parsed.find_layer(name)
+        assert (None if stored is None else stored.scheme) == scheme
+
+
+def test_a_mixture_that_is_changed_as_a_whole_is_named_as_servers_ask_for_it() -> None:
+    plan = make_expert_plan({})
+    second = {name: EIGHT for name in plan.schemes if ".layers.1." in name}
+    dynamic = build_gptq_config(make_expert_plan(second), **DAMP)["dynamic"]
+    pattern = r"+:model\.layers\.(?:1)\.mlp\.experts"
+    assert dynamic == {
+        **{
+            rf"{pattern}\.(?:0|1|2)\.{layer}$": {"bits": 8, "group_size": 32}
+            for layer in ("gate_proj", "up_proj", "down_proj")
+        },
+        **ROUTERS,
+        rf"{pattern}$": {"bits": 8, "group_size": 32},
+    }
+
+
 def test_static_groups_need_no_g_idx() -> None:
     plan = make_plan(QuantScheme(4, 128, desc_act=True, static_groups=True))
     assert build_gptq_config(plan, **DAMP)["desc_act"] is False

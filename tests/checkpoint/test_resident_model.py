@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.resident_model import load_resident_model, require_memory
+from llmopt.checkpoint.resident_model import _count_weights, load_resident_model, require_memory
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import ResourceError
 from tests.checkpoint.numpy_dequantizer import dequantize_folder
@@ -32,13 +32,17 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
         ("mistral", {"sliding_window": 7, "tie_word_embeddings": False}),
         ("qwen2", {}),
         ("qwen3", {"max_shard_size": "40KB"}),
+        ("mixtral", {"tie_word_embeddings": False}),
+        ("qwen3_moe", {"mlp_only_layers": [0]}),
     ],
 )
 def test_a_plain_checkpoint_is_what_transformers_loads(
     tmp_path: Path, family: str, config: dict[str, Any]
 ) -> None:
     folder = make_small_model(tmp_path / "model", family, **config)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    reference = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, experts_implementation="eager"
+    ).eval()
     with torch.inference_mode():
         assert torch.equal(load(folder)(IDS_BT).logits, reference(IDS_BT).logits)
 
@@ -61,6 +65,23 @@ def test_everything_is_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     assert {p.device.type for p in [*loaded.parameters(), *loaded.buffers()]} == {"cpu"}
     assert not loaded.training
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("qwen2", {}),
+        ("llama", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
+        ("mixtral", {"tie_word_embeddings": False}),
+        ("qwen3_moe", {"mlp_only_layers": [1], "attention_bias": True}),
+    ],
+)
+def test_every_weight_is_counted(tmp_path: Path, family: str, config: dict[str, Any]) -> None:
+    folder = make_small_model(tmp_path / "model", family, **config)
+    num_weights = sum(parameter.numel() for parameter in load(folder).parameters())
+    tied = Checkpoint.open(folder).config.tie_word_embeddings
+    num_weights -= tied * SMALL_VOCAB * 64  # the loaded model holds them under two names
+    assert _count_weights(Checkpoint.open(folder).config) == num_weights
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers(tmp_path: Path) -> None:

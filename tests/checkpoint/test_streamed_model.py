@@ -10,11 +10,13 @@ from transformers import AutoModelForCausalLM
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import DECODER_STAGES
+from llmopt.checkpoint.resident_model import load_resident_model
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.errors import InputError
 from tests.checkpoint.numpy_dequantizer import dequantize_folder
 from tests.models import edit_json
-from tests.quant.pipeline import SMALL_VOCAB, Quantized, make_small_model
+from tests.quant.pipeline import SMALL_VOCAB, Quantized, make_small_model, quantize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +44,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 untied sharded": ("qwen3", {"tie_word_embeddings": False, "max_shard_size": "40KB"}),
     "qwen3 attention bias": ("qwen3", {"attention_bias": True}),
     "qwen3 windows in some layers": ("qwen3", LAYER_WINDOWS),
+    "mixtral": ("mixtral", {}),
+    "mixtral short window": ("mixtral", {"sliding_window": 7, "tie_word_embeddings": False}),
+    "mixtral one of many experts": ("mixtral", {"num_experts": 9, "num_experts_per_tok": 1}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe normalised": ("qwen3_moe", {"norm_topk_prob": True, "attention_bias": True}),
+    "qwen3_moe some dense blocks": ("qwen3_moe", {"mlp_only_layers": [0]}),
+    "qwen3_moe every second block": ("qwen3_moe", {"decoder_sparse_step": 2}),
+    "qwen3_moe short window sharded": (
+        "qwen3_moe",
+        {"use_sliding_window": True, "sliding_window": 7, "max_shard_size": "40KB"},
+    ),
 }
 
 
@@ -96,7 +109,7 @@ def test_windows_matter(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"])
 def test_logits_in_the_checkpoints_own_dtype(
     tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:
@@ -133,6 +146,47 @@ def test_quantised_model_computes_with_what_its_integers_stand_for(
         expected = reference(ids_BT).logits
     found = run_streamed(small_gptq.folder, ids_BT)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quant_format", ["gptq", "compressed-tensors"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_quantised_experts_compute_with_what_their_integers_stand_for(
+    tmp_path: Path, family: str, quant_format: QuantFormat
+) -> None:
+    # transformers reads the dequantised weights from disk, so that it fuses them by its own rules.
+    source = make_small_model(tmp_path / "model", family)
+    folder = quantize(source, tmp_path / "quantized", quant_format=quant_format).folder
+    tensors = safetensors.torch.load_file(source / "model.safetensors")
+    layers = dequantize_folder(folder)
+    assert len(layers) == 2 * (4 + 3 * 4)
+    for name, layer in layers.items():
+        assert not torch.equal(tensors[f"{name}.weight"].float(), torch.from_numpy(layer.weights))
+        tensors[f"{name}.weight"] = torch.from_numpy(layer.weights.copy())
+    safetensors.torch.save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    ids_BT = make_ids()
+    expected = run_transformers(source, ids_BT)
+    torch.testing.assert_close(run_streamed(folder, ids_BT), expected, rtol=1e-4, atol=1e-4)
+    resident = load_resident_model(Checkpoint.open(folder), CPU, torch.float32)
+    with torch.inference_mode():
+        found = resident(ids_BT).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_are_named_as_on_disk_and_replaced_one_by_one(tmp_path: Path) -> None:
+    folder = make_small_model(tmp_path, "mixtral")
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    block = DecoderBlock(StreamedModel(Checkpoint.open(folder), CPU), 1, 5)
+    for layer in Checkpoint.open(folder).config.linear_shapes(1):
+        assert torch.equal(block.weight(layer), tensors[f"model.layers.1.{layer}.weight"])
+    experts = "block_sparse_moe.experts"
+    block.replace_weight(f"{experts}.2.w3", torch.zeros(96, 64))
+    hidden = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.inference_mode():
+        assert block.experts is not None
+        assert not block.experts.inner(2, hidden).any()
+        assert block.experts.inner(1, hidden).all()
+    name = f"{experts}.2.w1"
+    assert torch.equal(block.weight(name), tensors[f"model.layers.1.{name}.weight"])
 
 
 def test_block_hands_out_what_each_linear_layer_reads(small_model: Path) -> None:

@@ -89,7 +89,7 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
         (
             ("quantize", "gptq"),
             step_types()["quantize.gptq"],
-            {"model", "data", "overrides", "budget"},
+            {"model", "data", "overrides", "budget", "experts"},
         ),
         (
             ("quantize", "rtn"),

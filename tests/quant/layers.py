@@ -46,3 +46,19 @@ def make_options(
         scale_dtype=scale_dtype,
         scale_search=scale_search,
     )
+
+
+def make_indefinite(columns: int, smallest: float) -> Tensor:
+    """Returns a symmetric matrix of mean diagonal 1 with one eigenvalue `smallest`.
+
+    Damping must reach -smallest / mean diagonal to make it positive definite.
+    """
+    generator = torch.Generator().manual_seed(0)
+    basis, _ = torch.linalg.qr(
+        torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    )
+    eigenvalues = torch.ones(columns, dtype=torch.float64)
+    eigenvalues[0] = smallest
+    eigenvalues[1:] = (columns - smallest) / (columns - 1)
+    H = basis * eigenvalues @ basis.T
+    return (H + H.T) / 2

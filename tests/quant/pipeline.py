@@ -17,6 +17,7 @@ from llmopt.checkpoint.gptq_config import build_gptq_config
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
+from llmopt.quant.expert_policy import ExpertPolicy
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
@@ -38,6 +39,8 @@ def make_small_model(folder: Path, family: str = "llama", **config: object) -> P
         "head_dim": 16,
         "vocab_size": SMALL_VOCAB,
     }
+    if family == "qwen3_moe":
+        small["moe_intermediate_size"] = 32
     return make_model(folder, family, **{**small, **config})
 
 
@@ -80,6 +83,7 @@ def quantize(
     windows: CalibrationWindows | None = None,
     budget_bytes: int = GIGABYTE,
     progress: Progress | None = None,
+    experts: ExpertPolicy | None = None,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -98,6 +102,7 @@ def quantize(
             processor="here",
             activation_budget_bytes=budget_bytes,
             progress=progress or SilentProgress(),
+            experts=experts,
         )
     )
     build = build_compressed_tensors_config

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import ScaleSearch
 from llmopt.errors import NumericalError
-from llmopt.quant.gptq import GptqOptions, factorize, solve_gptq
+from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.rounding import solve_rtn
 from llmopt.quant.solution import Solution, split_solution
-from tests.quant.layers import make_layer, make_options
+from tests.quant.layers import make_indefinite, make_layer, make_options
 from tests.quant.textbook_gptq import (
     Order,
     TextbookResult,
@@ -244,20 +244,6 @@ def test_uncorrelated_inputs_make_it_round_to_nearest() -> None:
     assert float(solution.loss_R.sum()) == pytest.approx(float(nearest.loss_R.sum()))
 
 
-# A matrix whose smallest eigenvalue is known: damping must reach -smallest / mean diagonal.
-def make_indefinite(columns: int, smallest: float) -> Tensor:
-    """Returns a symmetric matrix of mean diagonal 1 with one eigenvalue `smallest`."""
-    generator = torch.Generator().manual_seed(0)
-    basis, _ = torch.linalg.qr(
-        torch.randn(columns, columns, generator=generator, dtype=torch.float64)
-    )
-    eigenvalues = torch.ones(columns, dtype=torch.float64)
-    eigenvalues[0] = smallest
-    eigenvalues[1:] = (columns - smallest) / (columns - 1)
-    H = basis * eigenvalues @ basis.T
-    return (H + H.T) / 2
-
-
 @pytest.mark.parametrize(
     ("smallest", "asked", "used", "retries"),
     [
@@ -321,14 +307,3 @@ def test_inputs_are_not_modified(order: str, layout: str) -> None:
     solve_rtn(W, H, make_options().scheme, torch.bfloat16)
     assert torch.equal(W, before[0])
     assert torch.equal(H, before[1])
-
-
-def test_factor_rebuilds_the_damped_hessian() -> None:
-    _, H = make_layer(1, 130, seed=9)
-    factor = factorize(H, make_options(damp_percent=0.05))
-    U = factor.U_T.T
-    damped = H + 0.05 * H.diagonal().mean() * torch.eye(130, dtype=torch.float64)
-    torch.testing.assert_close(U * factor.D_I @ U.T, damped, rtol=1e-10, atol=1e-10)
-    assert torch.equal(U, U.triu())
-    torch.testing.assert_close(U.diagonal(), torch.ones(130, dtype=torch.float64))
-    assert factor.damping == pytest.approx(0.05 * float(H.diagonal().mean()))

@@ -89,6 +89,9 @@ def test_ticks_enclose_what_they_measure(low: float, high: float) -> None:
 def test_layers_are_known_by_name() -> None:
     expert = "model.layers.17.mlp.experts.9.down_proj"
     assert (parse_depth(expert), parse_kind(expert)) == (17, "down")
+    mixtral = "model.layers.3.block_sparse_moe.experts.5."
+    assert [parse_kind(mixtral + name) for name in ("w1", "w2", "w3")] == ["gate", "down", "up"]
+    assert parse_depth(mixtral + "w1") == 3
     assert (parse_depth("lm_head"), parse_kind("lm_head")) == (0, "lm_head")
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.experts_config import EXPERT_NAMES, ExpertsConfig
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.target import Target
-from llmopt.steps.layer_overrides import build_plan
+from llmopt.steps.layer_overrides import LayerOverride, build_plan
 from tests.conftest import RunCli
 from tests.recipe.harness import make_recipe, write_recipe
 
@@ -222,3 +223,38 @@ def test_validate_refuses_with_exit_code_7(
     assert done.stderr.startswith("incompatible: step quantize: vLLM on ")
     assert message in done.stderr
     assert done.stdout == ""
+
+
+MIXTRAL = dataclasses.replace(
+    MISTRAL_7B,
+    model_type="mixtral",
+    num_hidden_layers=2,
+    experts=ExpertsConfig(EXPERT_NAMES["mixtral"], 8, 2, 14336, frozenset()),
+)
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+def test_mixtral_is_served_whole(tp: int) -> None:
+    plan = build_plan(MIXTRAL, GROUP_128)
+    check_servable(MIXTRAL, plan, "compressed-tensors", target(tp=tp))
+
+
+def test_experts_of_a_block_must_be_alike() -> None:
+    overrides = [LayerOverride(layers="model.layers.1.*.experts.3.*", skip=True)]
+    plan = build_plan(MIXTRAL, GROUP_128, overrides)
+    pattern = (
+        r"tp 1 could not serve this: model\.layers\.1\.block_sparse_moe: experts are loaded as"
+    )
+    with pytest.raises(IncompatibleError, match=pattern):
+        check_servable(MIXTRAL, plan, "gptq", target())
+
+
+def test_an_experts_down_projection_is_cut_along_its_input() -> None:
+    experts = dataclasses.replace(MIXTRAL.experts, inner_size=768)
+    narrow = dataclasses.replace(MIXTRAL, experts=experts)
+    found = refusal(narrow, GROUP_128, "gptq", target(tp=4))
+    assert "block_sparse_moe.experts.*.w2 has 192 input features per GPU" in found
+    assert "w1 has" not in found
+    odd = dataclasses.replace(narrow, experts=dataclasses.replace(experts, inner_size=770))
+    found = refusal(odd, QuantScheme(4, -1), "gptq", target(tp=4))
+    assert "an expert's size 770 does not divide by tp 4" in found

@@ -1,0 +1,91 @@
+"""The factorisation H = U D U^T that a solve runs on, and how far H is damped for it.
+
+Shapes: I = in_features, B = columns of one block.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmopt.errors import NumericalError
+
+BLOCK_COLUMNS = 256
+DAMP_GROWTH = 2.0
+FIRST_RAISED_DAMP = 1e-3  # where raising starts when no damping was asked for
+
+
+@dataclass(frozen=True)
+class Factor:
+    """H + damping = U D U^T; `U_T` is U transposed, unit lower triangular."""
+
+    U_T: Tensor
+    D_I: Tensor
+    damping: float
+    damp_percent: float
+    damp_retries: int
+
+
+def factorize(H_II: Tensor, damp_percent: float, max_damp_percent: float) -> Factor:
+    """Damps H until it is positive definite and factorises it.
+
+    Args:
+        H_II: Symmetric. Not modified.
+        damp_percent: Fraction of the mean diagonal that is added to the diagonal.
+        max_damp_percent: How far that may be raised when H is not positive definite.
+
+    Raises:
+        NumericalError: Even `max_damp_percent` was not enough, or H is not finite.
+    """
+    if not is_finite(H_II):
+        raise NumericalError("the Hessian holds NaN or infinity")
+    mean = float(H_II.diagonal().mean())
+    damp, retries = damp_percent, 0
+    while True:
+        damped = H_II.clone()
+        damped.diagonal().add_(damp * mean)
+        roots_I = _factorize_in_place(damped)
+        if roots_I is not None:
+            return Factor(damped, roots_I.square(), damp * mean, damp, retries)
+        if damp >= max_damp_percent:
+            raise NumericalError(
+                f"the Hessian is not positive definite at damp_percent {damp:g} "
+                f"(max_damp_percent is {max_damp_percent:g})",
+                remedy="calibrate with more tokens, or raise max_damp_percent",
+            )
+        raised = max(damp * DAMP_GROWTH, FIRST_RAISED_DAMP)
+        damp, retries = min(raised, max_damp_percent), retries + 1
+
+
+def is_finite(matrix: Tensor) -> bool:
+    """Tells whether a matrix holds neither NaN nor infinity; a sum tells it ten times faster."""
+    return bool(torch.isfinite(matrix.sum())) or bool(torch.isfinite(matrix).all())
+
+
+def _factorize_in_place(A_II: Tensor) -> Tensor | None:
+    """Turns A = R R^T (R upper triangular) into (R D^-1/2)^T; returns diag(R).
+
+    A blocked Cholesky that starts at the last columns and works on rows of the lower triangle:
+    no copy of A is flipped or transposed, as the LAPACK call with its columns reversed needs.
+
+    Returns:
+        diag(R), [I]; None if A is not positive definite (it is spoilt then).
+    """
+    roots_I = torch.empty_like(A_II.diagonal())
+    for start in range((len(A_II) - 1) // BLOCK_COLUMNS * BLOCK_COLUMNS, -1, -BLOCK_COLUMNS):
+        block = slice(start, min(start + BLOCK_COLUMNS, len(A_II)))
+        L_BB, info = torch.linalg.cholesky_ex(A_II[block, block].flip(0, 1))
+        if int(info):
+            return None
+        R_BB = L_BB.flip(0, 1)
+        roots_I[block] = R_BB.diagonal()
+        A_II[block, block] = R_BB.T
+        if start:
+            rows = torch.linalg.solve_triangular(R_BB, A_II[block, :start], upper=True)
+            A_II[block, :start] = rows
+            for first in range(0, start, BLOCK_COLUMNS):
+                stop = first + BLOCK_COLUMNS
+                A_II[first:stop, :stop].addmm_(rows[:, first:stop].T, rows[:, :stop], alpha=-1)
+        A_II[block, : block.stop].div_(roots_I[block, None])
+    A_II.tril_()
+    return roots_I

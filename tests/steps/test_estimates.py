@@ -1,0 +1,61 @@
+"""What a quantisation is said to need, against figures counted by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.steps.base import Estimate, ResolvedInput
+from llmopt.steps.quantize_gptq import QuantizeGptq
+from tests.quant.pipeline import make_small_model
+
+TOKENS = 8 * 40
+# Two blocks of hidden 64: q and o 64 x 64, k and v 32 x 64.
+ATTENTION = 2 * 64 * 64 + 2 * 32 * 64
+ATTENTION_HESSIANS = 2 * 64**2
+EXPERT = 3 * 64 * 96
+
+
+def estimate(model: Path, **fields: object) -> Estimate:
+    """Estimates GPTQ with 8 windows of 40 tokens."""
+    spec = DatasetSpec.model_validate({"path": "documents.jsonl", "samples": 8, "seq_len": 40})
+    step = QuantizeGptq.model_validate(
+        {"uses": "quantize.gptq", "model": "m", "data": "d", "group_size": 32, **fields}
+    )
+    data = ResolvedInput("d", "dataset", "", Path("documents.jsonl"), dataset=spec)
+    found = step.estimate({"model": ResolvedInput("m", "checkpoint", "", model), "data": data})
+    assert found is not None
+    return found
+
+
+def test_a_token_costs_the_experts_that_it_goes_through(tmp_path: Path) -> None:
+    found = estimate(make_small_model(tmp_path, "mixtral"))
+    dense = 2 * ATTENTION + ATTENTION_HESSIANS
+    # A token goes through two of four experts, and counts in their Hessians alone.
+    expected = 2 * TOKENS * (dense + 2 * (2 * EXPERT + 64**2 + 96**2))
+    assert found.flops == expected
+
+
+def test_dense_blocks_of_a_mixture_count_as_such(tmp_path: Path) -> None:
+    found = estimate(make_small_model(tmp_path, "qwen3_moe", mlp_only_layers=[1]))
+    dense = 2 * ATTENTION + ATTENTION_HESSIANS
+    expert = 2 * (3 * 64 * 32) + 64**2 + 32**2
+    expected = TOKENS * (2 * dense + 2 * expert + 2 * EXPERT + 64**2 + 96**2)
+    assert found.flops == expected
+
+
+def test_a_dense_model_is_as_before(tmp_path: Path) -> None:
+    found = estimate(make_small_model(tmp_path, "llama"))
+    assert found.flops == 2 * TOKENS * (
+        2 * (ATTENTION + EXPERT) + ATTENTION_HESSIANS + 64**2 + 96**2
+    )
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_cost_memory_and_disk(tmp_path: Path, family: str) -> None:
+    few = estimate(make_small_model(tmp_path / "few", family))
+    many = estimate(make_small_model(tmp_path / "many", family, num_experts=32))
+    weights = 28 * 3 * 64 * (96 if family == "mixtral" else 32)
+    # bf16 and one byte for the integers of a whole block; on disk 4 bits and scales, twice.
+    assert many.ram_bytes - few.ram_bytes == pytest.approx(3 * weights, rel=0.02)
+    assert 2 * 2 * weights / 2 < many.disk_bytes - few.disk_bytes < 2 * 2 * weights
