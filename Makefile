@@ -54,10 +54,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes what is generated from the models: editor schema and recipe reference.
+# Writes what is generated from the code: editor schema, recipe reference and preflight rules.
 reference: setup
 	$(BIN)/llmopt schema > schema/recipe-v1.json
 	$(BIN)/python -m llmopt.recipe.reference > docs/recipe-reference.md
+	$(BIN)/python -m llmopt.serving.rules_table > docs/serving-preflight.md
 
 # Writes the versions of the present environment as the tested set.
 freeze: setup

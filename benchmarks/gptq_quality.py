@@ -33,6 +33,9 @@ METHODS = {
     "llmopt GPTQ, columns in order": ["gptq", "--no-act-group-aware"],
     "llmopt GPTQ, damp 0.05": ["gptq", "--damp-percent", "0.05"],
     "llmopt GPTQ, desc_act": ["gptq", "--desc-act"],
+    "llmopt GPTQ, desc_act, static groups": ["gptq", "--desc-act", "--static-groups"],
+    "llmopt GPTQ, static groups": ["gptq", "--static-groups"],
+    "llmopt GPTQ, mse scales": ["gptq", "--scale-search", "mse"],
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from llmopt.checkpoint.bitsandbytes_format import BitsAndBytesScheme, QuantType
+from llmopt.checkpoint.fused_layers import EXPERT
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
@@ -67,7 +68,9 @@ def parse_bitsandbytes_config(config: Mapping[str, Any]) -> StoredQuantization:
     base = NibbleLayer(quant_type, bool(config.get("bnb_4bit_use_double_quant", False)))
     named = config.get("llm_int8_skip_modules")
     skipped = [OUTPUT_LAYER] if named is None else named
-    rules = (LayerRule(_compile_skip(str(name)), None) for name in skipped)
+    # transformers holds experts in one tensor, which bitsandbytes has no layer for.
+    rules = [LayerRule(EXPERT, None)]
+    rules += [LayerRule(_compile_skip(str(name)), None) for name in skipped]
     return StoredQuantization("bitsandbytes", base, tuple(rules))
 
 

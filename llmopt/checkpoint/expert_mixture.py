@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from llmopt.checkpoint.experts_config import ExpertsConfig
+from llmopt.checkpoint.rounded_inputs import RoundedInputExperts
 
 ROUTER = "mlp.gate.weight"  # transformers' names in memory, the same for both families
 GATE_UP = "mlp.experts.gate_up_proj"
@@ -63,6 +64,7 @@ class ExpertMixture:
 
     def inner(self, expert: int, X_nD: Tensor) -> Tensor:
         """Returns what an expert's down projection reads, [n, F]."""
+        X_nD = self._round(X_nD)
         both = nn.functional.linear(X_nD, self._module.experts.gate_up_proj[expert])
         gate_nF, up_nF = both.chunk(2, dim=-1)
         inner_nF: Tensor = self._module.experts.act_fn(gate_nF) * up_nF
@@ -80,8 +82,14 @@ class ExpertMixture:
             routed: Its tokens and their weights, from `Routing.find_tokens`.
         """
         tokens_n, weights_n1 = routed
+        inner_nF = self._round(inner_nF)
         output_nD = nn.functional.linear(inner_nF, self._module.experts.down_proj[expert])
         sum_ND.index_add_(0, tokens_n, (output_nD * weights_n1).to(sum_ND.dtype))
+
+    def _round(self, values: Tensor) -> Tensor:
+        """Rounds what a matrix reads, where the checkpoint's server does."""
+        experts = self._module.experts
+        return experts.round(values) if isinstance(experts, RoundedInputExperts) else values
 
     def forward(self, X_BTD: Tensor) -> Tensor:
         """Runs the whole mixture, [B, T, D]."""

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from llmopt.checkpoint.fused_layers import EXPERT, group_fused
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.errors import InputError
 
 OUTPUT_HEAD = "lm_head"
 REGEX_PREFIX = "re:"
-FUSED_LAYERS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 LINEAR_WEIGHT = re.compile(
     r"model\.layers\.\d+\.("
     r"self_attn\.[qkvo]_proj"
@@ -34,13 +34,14 @@ def matches_module(pattern: str, module: str) -> bool:
 
     Args:
         pattern: A module's name or its last parts (`mlp.down_proj`), a part of the model
-            (`model.layers.0`), either with `*`; or `re:` and a regular expression that the name
-            must begin with.
+            (`model.layers.0`, `experts`), either with `*`; or `re:` and a regular expression that
+            the name must begin with.
         module: A full name, such as `model.layers.0.mlp.down_proj`.
     """
     if pattern.startswith(REGEX_PREFIX):
         return re.match(pattern.removeprefix(REGEX_PREFIX), module) is not None
-    return any(fnmatchcase(module, form) for form in (pattern, f"*.{pattern}", f"{pattern}.*"))
+    forms = (pattern, f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*")
+    return any(fnmatchcase(module, form) for form in forms)
 
 
 def check_patterns(patterns: Iterable[str]) -> None:
@@ -101,17 +102,16 @@ def list_kept_linears(tensors: dict[str, TensorEntry], rounded: frozenset[str]) 
 
 
 def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[str]:
-    """Lists layers that servers fuse into one, of which only some are quantised.
+    """Lists layers that servers load as one, of which only some are quantised; one of each.
 
     Source: vllm-project/vllm, layers/quantization/compressed_tensors/utils.py, should_ignore_layer
     ("all shards of a fused layer" must be ignored, or none).
     """
-    modules = {name.removesuffix(".weight") for name in tensors if is_linear_weight(name)}
-    split = []
-    for module in sorted(modules):
-        parent, _, leaf = module.rpartition(".")
-        family = next((names for names in FUSED_LAYERS if leaf == names[0]), ())
-        flags = {f"{parent}.{name}.weight" in rounded for name in family}
-        if len(flags) > 1:
-            split.append(f"{parent}.{{{','.join(family)}}}")
-    return split
+    modules = sorted(name.removesuffix(".weight") for name in tensors if is_linear_weight(name))
+    groups = group_fused(modules)
+    return [g[0] for g in groups if len({f"{module}.weight" in rounded for module in g}) > 1]
+
+
+def is_expert(name: str) -> bool:
+    """Tells whether a tensor belongs to one of a mixture's experts."""
+    return EXPERT.match(name) is not None

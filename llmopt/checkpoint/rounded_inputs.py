@@ -1,9 +1,11 @@
 """Linear layers whose inputs are rounded to 8 bits, as a server of W8A8 models does.
 
-Shapes: I = in_features, the last axis of an input; every other axis counts tokens.
+Shapes: I = in_features, the last axis of an input; every other axis counts tokens. Of experts:
+N = tokens, K = experts per token, D = hidden size, F = inner size, n = tokens of one expert.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,41 @@ class RoundedInputLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Returns the output for rounded inputs."""
         return super().forward(self._rounding.round(input))
+
+
+class RoundedInputExperts(nn.Module):
+    """The fused experts of a block, each matrix of which reads its inputs rounded to 8 bits.
+
+    Args:
+        experts: transformers' module; its weights are shared.
+        rounding: How inputs are rounded.
+    """
+
+    def __init__(self, experts: Any, rounding: InputRounding) -> None:
+        super().__init__()
+        self.gate_up_proj: nn.Parameter = experts.gate_up_proj
+        self.down_proj: nn.Parameter = experts.down_proj
+        self.act_fn = experts.act_fn
+        self._rounding = rounding
+
+    def round(self, values: Tensor) -> Tensor:
+        """Rounds what one of the matrices reads."""
+        return self._rounding.round(values)
+
+    def forward(self, X_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor) -> Tensor:
+        """Returns the weighted sum of each token's experts, [N, D], as transformers calls it."""
+        sum_ND = torch.zeros_like(X_ND)
+        for expert in range(len(self.gate_up_proj)):
+            tokens_n, places_n = torch.where(chosen_NK == expert)
+            if not len(tokens_n):
+                continue
+            both = nn.functional.linear(self.round(X_ND[tokens_n]), self.gate_up_proj[expert])
+            gate_nF, up_nF = both.chunk(2, dim=-1)
+            inner_nF = self.round(self.act_fn(gate_nF) * up_nF)
+            output_nD = nn.functional.linear(inner_nF, self.down_proj[expert])
+            weighted_nD = output_nD * weights_NK[tokens_n, places_n, None]
+            sum_ND.index_add_(0, tokens_n, weighted_nD.to(sum_ND.dtype))
+        return sum_ND
 
 
 def round_tokens(values: Tensor, quant_format: W8A8Format) -> Tensor:

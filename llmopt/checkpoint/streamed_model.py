@@ -15,7 +15,12 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.expert_mixture import read_mixture
-from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear
+from llmopt.checkpoint.read_ahead import ReadAhead
+from llmopt.checkpoint.rounded_inputs import (
+    InputRounding,
+    RoundedInputExperts,
+    RoundedInputLinear,
+)
 from llmopt.checkpoint.stored_quantization import ChannelLayer
 from llmopt.checkpoint.stored_weight import (
     is_stored_weight,
@@ -56,6 +61,7 @@ class StreamedModel:
         self.config = _load_config(checkpoint)
         self._core = self.build_shell().model
         self._rotary = self.build_rotary()
+        self._ahead = ReadAhead(device)
 
     def build_shell(self) -> Any:
         """Builds the whole model of transformers on the meta device: shapes without weights.
@@ -100,6 +106,8 @@ class StreamedModel:
                 state[name] = self.read_weight(prefix + name)
         module.load_state_dict(state, assign=True)
         self._round_inputs(module, prefix)
+        if experts is not None:
+            self._round_experts(module, prefix + experts.names.down_of(0))
         return module.requires_grad_(requires_grad=False)
 
     def _round_inputs(self, module: nn.Module, prefix: str) -> None:
@@ -115,6 +123,27 @@ class StreamedModel:
                 scale = read_input_scale(self.checkpoint, prefix + name, stored, self.device)
                 rounding = InputRounding(stored.format, stored.input_group_size, scale)
                 module.set_submodule(name, RoundedInputLinear(linear, rounding))
+
+    def read_ahead(self, block: int) -> None:
+        """Begins to read a block's tensors in the background; `load_block` will take them."""
+        names = self.checkpoint.block_tensor_names(block)
+        plain = [name for name in names if not is_stored_weight(self.checkpoint, name)]
+        self._ahead.start({name: self.checkpoint.tensors[name] for name in plain})
+
+    def _round_experts(self, module: Any, first: str) -> None:
+        """Does the same for a mixture, whose experts are stored alike: as the first one is."""
+        quantization = self.checkpoint.quantization
+        stored = None if quantization is None else quantization.find_layer(first)
+        if not isinstance(stored, ChannelLayer) or not stored.rounds_inputs:
+            return
+        if stored.has_input_scale:
+            raise InputError(
+                f"{self.checkpoint.folder}: experts whose inputs have a stored scale each are not "
+                f"read ({first})",
+                remedy="quantise with activation scales by token (FP8_DYNAMIC)",
+            )
+        rounding = InputRounding(stored.format, stored.input_group_size)
+        module.mlp.experts = RoundedInputExperts(module.mlp.experts, rounding)
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""
@@ -146,7 +175,8 @@ class StreamedModel:
             layer = name.removesuffix(".weight")
             return read_stored_weight(self.checkpoint, layer, self.device, self.compute_dtype)
         entry = self.checkpoint.tensors[name]
-        tensor = read_tensor(entry).to(self.device)
+        tensor = self._ahead.take(name)
+        tensor = (read_tensor(entry) if tensor is None else tensor).to(self.device)
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"{entry.file}: tensor {name} holds NaN or infinity",

@@ -1,9 +1,16 @@
 """The run of `quantize.nf4`; imports torch, so only the step's `run()` imports it."""
 
+from dataclasses import replace
+
 import torch
 
 from llmopt.checkpoint.bitsandbytes_config import build_bitsandbytes_config
-from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, list_kept_linears
+from llmopt.checkpoint.linear_weights import (
+    OUTPUT_HEAD,
+    is_expert,
+    is_linear_weight,
+    list_kept_linears,
+)
 from llmopt.checkpoint.model_card import write_model_card
 from llmopt.quant.nf4 import Nf4Codec
 from llmopt.steps.base import Outcome, RunContext, StepInputs
@@ -27,7 +34,13 @@ def run_nf4(step: QuantizeNf4, inputs: StepInputs, context: RunContext) -> Outco
     checkpoint = step.open_checkpoint(inputs)
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     codec = Nf4Codec(step.scheme, dtype, device)
-    kept = list_kept_linears(checkpoint.tensors, step.select_weights(checkpoint))
+    rounded = step.select_weights(checkpoint)
+    experts = [name for name in checkpoint.tensors if is_linear_weight(name) and is_expert(name)]
+    kept = [
+        module
+        for module in list_kept_linears(checkpoint.tensors, rounded.union(experts))
+        if is_linear_weight(f"{module}.weight")
+    ]
     head_kept = checkpoint.config.tie_word_embeddings or OUTPUT_HEAD in step.skip
     named = None if head_kept and not kept else [*([OUTPUT_HEAD] if head_kept else []), *kept]
     config = build_bitsandbytes_config(step.scheme, step.compute_dtype, named)
@@ -35,4 +48,11 @@ def run_nf4(step: QuantizeNf4, inputs: StepInputs, context: RunContext) -> Outco
     title = f"{checkpoint.config.model_type}, {step.quant_type.upper()} by bitsandbytes"
     tags = ("bitsandbytes", "4-bit")
     write_model_card(context.work_folder, title, tags, step.identity_settings(), SERVING)
-    return outcome
+    if not experts:
+        return outcome
+    kept_experts = (
+        f"{len(experts)} weights of experts stay in {checkpoint.dtype}: transformers loads no "
+        "4-bit experts in bitsandbytes' format"
+    )
+    context.progress.note(kept_experts)
+    return replace(outcome, degraded=[*outcome.degraded, kept_experts])

@@ -11,6 +11,7 @@ from llmopt.checkpoint.bitsandbytes_format import (
     plan_bitsandbytes_tensors,
 )
 from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.linear_weights import is_expert
 from llmopt.checkpoint.safetensors_header import TensorPlan
 from llmopt.errors import CapabilityError, IncompatibleError
 from llmopt.steps.base import Outcome, RunContext, StepInputs
@@ -40,6 +41,17 @@ class QuantizeNf4(StreamFields):
     def scheme(self) -> BitsAndBytesScheme:
         """How bitsandbytes stores a layer."""
         return BitsAndBytesScheme(self.quant_type, self.double_quant, self.block_size)
+
+    def select_weights(self, checkpoint: Checkpoint) -> frozenset[str]:
+        """Returns the names of the weights to quantise: as transformers, no experts of mixtures.
+
+        It holds a block's experts in one tensor, which bitsandbytes has no layer for, and would
+        not load a checkpoint that stores them in 4 bits.
+
+        Raises:
+            InputError: A pattern of `skip` names nothing, or all.
+        """
+        return frozenset(n for n in super().select_weights(checkpoint) if not is_expert(n))
 
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised, or multiplied with afterwards.

@@ -30,8 +30,8 @@ class StreamFields(StepBase):
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
     skip: tuple[str, ...] = Field(
         (OUTPUT_HEAD,),
-        description="Linear layers that stay as they are: names or their last parts, with * "
-        "(`mlp.down_proj`, `model.layers.0`), or `re:` and a regular expression. Replaces the "
+        description="Linear layers that stay as they are: names or parts of them, with * "
+        "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression. Replaces the "
         "default.",
     )
     workers: Annotated[int | None, NotIdentity()] = Field(

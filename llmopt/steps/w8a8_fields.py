@@ -31,7 +31,8 @@ class W8A8Fields(StreamFields):
         split = find_split_layers(self.select_weights(checkpoint), checkpoint.tensors)
         if split:
             raise IncompatibleError(
-                f"skip keeps only a part of {split[0]}, which servers fuse into one layer",
+                f"skip keeps only a part of what servers load as one with {split[0]} (q, k and v; "
+                "gate and up; all experts of a block)",
                 remedy="skip all of them, or none",
             )
         return checkpoint

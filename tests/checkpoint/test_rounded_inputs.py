@@ -1,11 +1,20 @@
 """Inputs are rounded token by token, as an independent reference does it in float64."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear, round_tokens
+from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.checkpoint.w8a8_format import W8A8Format
+from llmopt.steps.quantize_int8 import QuantizeInt8
+from tests.models import make_model
+from tests.steps.stream_steps import run_step
 from tests.vllm.reference import round_linear_inputs
 
 KINDS: dict[W8A8Format, str] = {"int-quantized": "int", "float-quantized": "float"}
@@ -27,6 +36,42 @@ def test_a_layer_computes_with_rounded_inputs(quant_format: W8A8Format) -> None:
     assert not torch.allclose(found, unrounded, rtol=1e-4, atol=1e-4)
     assert layer.weight is plain.weight
     assert layer.bias is plain.bias
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_read_rounded_inputs_too(tmp_path: Path, family: str) -> None:
+    """Two forwards, of scoring and of decoding, against plain linear layers that are rounded."""
+    model = make_model(tmp_path / "model", family, num_hidden_layers=1, vocab_size=320)
+    step = QuantizeInt8(uses="quantize.int8", model="base")
+    folder, _ = run_step(step, model, tmp_path)
+    streamed = StreamedModel(Checkpoint.open(folder), torch.device("cpu"), torch.float32)
+    inputs = torch.randn(1, 6, 128)
+    module: Any = streamed.load_block(0)
+    block = DecoderBlock(streamed, 0, 6)
+    assert block.experts is not None
+    mixture = module.mlp
+    with torch.inference_mode():
+        decoded, scored = mixture(inputs), block.experts.forward(inputs)
+        _, weights, chosen = mixture.gate(inputs[0])
+        expected = torch.zeros(6, 128)
+        for token in range(6):
+            for weight, expert in zip(weights[token], chosen[token], strict=True):
+                both, down = (
+                    make_rounded(matrix[expert])
+                    for matrix in (mixture.experts.gate_up_proj, mixture.experts.down_proj)
+                )
+                gate, up = both(inputs[0, token]).chunk(2)
+                expected[token] += weight * down(nn.functional.silu(gate) * up)
+    assert torch.allclose(decoded[0], expected, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(scored[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def make_rounded(weight: Tensor) -> nn.Linear:
+    """A linear layer that the independent reference rounds."""
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    plain.weight = nn.Parameter(weight)
+    round_linear_inputs(nn.Sequential(plain), "int")
+    return plain
 
 
 @pytest.mark.parametrize("quant_format", KINDS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from llmopt.checkpoint.verification import verify_checkpoint
 from llmopt.errors import CapabilityError, IncompatibleError
 from llmopt.steps.quantize_nf4 import QuantizeNf4
 from tests.checkpoint.numpy_dequantizer import read_folder
@@ -16,6 +17,7 @@ from tests.models import make_model
 from tests.steps.stream_steps import run_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 IDS = torch.tensor([[1, 77, 2050, 9, 301, 5, 6000, 42]])
 
 
@@ -54,6 +56,8 @@ def compute_logits(folder: Path) -> torch.Tensor:
         ("qwen2", torch.float16, True, "nf4", True),
         ("qwen3", torch.bfloat16, False, "nf4", True),
         ("qwen3", torch.float32, True, "fp4", True),
+        ("mixtral", torch.bfloat16, False, "nf4", True),
+        ("qwen3_moe", torch.bfloat16, False, "nf4", False),
     ],
 )
 def test_bytes_config_and_logits_are_those_of_transformers(
@@ -125,6 +129,15 @@ def test_the_card_says_what_serves_it(tmp_path: Path, random_model: Path) -> Non
     assert "vllm-bnb-plugin" in card
     assert "| `skip` | lm_head |" in card
     assert str(tmp_path) not in card
+
+
+def test_experts_that_stay_are_recorded(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "mixtral", num_hidden_layers=1)
+    _, outcome = run_step(QuantizeNf4(uses="quantize.nf4", model="base"), model, tmp_path)
+    (degraded,) = outcome.degraded
+    assert degraded.startswith("12 weights of experts stay in bfloat16")
+    assert {error.layer.rpartition(".")[2] for error in outcome.layers} == set(ATTENTION)
+    assert verify_checkpoint(tmp_path / "work").faults == []
 
 
 def test_without_bitsandbytes_the_install_command_is_named(

@@ -95,7 +95,7 @@ def test_skipped_layers_are_named_for_servers(tmp_path: Path, random_model: Path
 
 def test_a_part_of_a_fused_layer_is_refused(random_model: Path) -> None:
     step = make_step("fp8", skip=["lm_head", "model.layers.1.self_attn.k_proj"])
-    with pytest.raises(IncompatibleError, match=r"model.layers.1.self_attn.\{q_proj,k_proj,v_pr"):
+    with pytest.raises(IncompatibleError, match=r"as one with model\.layers\.1\.self_attn\."):
         step.preflight(make_inputs(random_model), None)
 
 
@@ -151,6 +151,33 @@ def test_data_makes_int8_better_where_it_counts(
             float(np.mean((values.weights - exact) ** 2)), rel=0.02
         )
     assert step.estimate(make_inputs(random_model, documents)) is not None
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("method", ["fp8", "int8", "int8 with data"])
+def test_experts_are_rounded_and_routers_are_kept(
+    tmp_path: Path, documents: Path, family: str, method: str
+) -> None:
+    model = make_model(tmp_path / "model", family, num_hidden_layers=2, tie_word_embeddings=False)
+    data = {"data": "calibration"} if "data" in method else {}
+    step = make_step(method.split(maxsplit=1)[0], **data)
+    folder, outcome = run_step(step, model, tmp_path, documents=documents if data else None)
+    layers = dequantize_folder(folder)
+    experts = [name for name in layers if ".experts." in name]
+    assert len(layers) == 2 * (4 + 3 * 4)
+    assert len(experts) == 2 * 3 * 4
+    assert {error.layer for error in outcome.layers} == set(layers)
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert len(config["ignore"]) == 1 + 2
+    assert all(name == "lm_head" or name.endswith(".gate") for name in config["ignore"])
+    assert verify_checkpoint(folder).faults == []
+
+
+def test_a_part_of_the_experts_is_refused(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", "mixtral", num_hidden_layers=1)
+    step = make_step("int8", skip=["lm_head", "experts.2"])
+    with pytest.raises(IncompatibleError, match=r"as one with .*experts\.0\.w1"):
+        step.preflight(make_inputs(model), None)
 
 
 def test_calibration_fields_want_data() -> None:
