@@ -61,7 +61,10 @@ def quantize(args: argparse.Namespace, ids: np.ndarray) -> dict[str, float]:
         batch_size=args.batch_size,
         device_map="cpu",
     )
-    rounding.quantize_and_save(output_dir=str(args.out_dir), format="auto_gptq")
+    export = args.out_dir.with_suffix(".export")  # AutoRound appends a folder name of its own
+    rounding.quantize_and_save(output_dir=str(export), format="auto_gptq")
+    (made,) = (path.parent for path in export.glob("**/config.json"))
+    made.rename(args.out_dir)
     return {
         "wall_s": round(time.perf_counter() - wall, 3),
         "cpu_s": round(measure_cpu_s() - cpu, 3),

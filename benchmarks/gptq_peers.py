@@ -15,7 +15,6 @@ figure into docs/benchmarks.md and docs/images/gptq-peers.svg.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from gptq_quality import measure_kl, write_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from llmopt import __version__
+from llmopt.steps.device import describe_device
 
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
@@ -209,9 +209,8 @@ def main() -> None:
         results = measure_tools(bench, options.tools, options.rounds)
         rates = before.faster(measure_rates(shape))
     limit = compute_limit(shape, rates)
-    machine = (
-        f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
-    )
+    processor = describe_device(torch.device("cpu"))["name"]
+    machine = f"{torch.get_num_threads()} threads of {processor}, torch {torch.__version__}"
     page = describe(results, limit, rates, shape, machine)
     print(page)
     if options.keep:

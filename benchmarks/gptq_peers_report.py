@@ -1,6 +1,7 @@
 """What benchmarks/gptq_peers.py measured, as a Markdown table and a figure."""
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ OURS = "llmopt"
 AIMS = {"gptqmodel": 6.0, "llmcompressor": 4.0}  # times llmopt's wall
 LIMIT_AIM = 1.5
 BEGIN, END = "<!-- gptq_peers: begin -->", "<!-- gptq_peers: end -->"
+PAGE_WIDTH = 104
 MIB = 2**20
 IMPORT_COLOUR, REST_COLOUR, MEMORY_COLOUR, LIMIT_COLOUR = "#9aa7b5", "#2f6db5", "#5b8c5a", "#b5432f"
 
@@ -86,8 +88,19 @@ def describe(results: Results, limit: Limit, rates: Rates, shape: ModelShape, ma
         "checkpoint; KL is of the tiny trained model, quantised by each tool on the same ids, to "
         "its original on the held-out split, in nats per token."
     )
-    parts = [head, write_table(results, limit), describe_limit(limit, rates, shape)]
-    return "\n\n".join([*parts, "\n".join(describe_aims(results, limit))])
+    parts = [
+        wrap(head),
+        write_table(results, limit),
+        "![Wall time and peak memory by tool](images/gptq-peers.svg)",
+        wrap(describe_limit(limit, rates, shape)),
+        "\n".join(describe_aims(results, limit)),
+    ]
+    return "\n\n".join(parts)
+
+
+def wrap(paragraph: str) -> str:
+    """Breaks a paragraph into lines of the page's width."""
+    return textwrap.fill(paragraph, PAGE_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def write_table(results: Results, limit: Limit) -> str:

@@ -13,7 +13,7 @@ from llmopt.checkpoint.bitsandbytes_format import (
     QuantType,
     plan_bitsandbytes_tensors,
 )
-from llmopt.checkpoint.w8a8_format import W8A8Format, plan_w8a8_tensors
+from llmopt.checkpoint.w8a8_format import ScaleGrid, W8A8Format, plan_w8a8_tensors
 from llmopt.errors import InputError
 
 QuantFormat = Literal["gptq", "compressed-tensors"]  # what a recipe asks for
@@ -44,22 +44,31 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class ChannelLayer:
-    """A linear layer of 8-bit values, one scale per output channel.
+    """A linear layer of 8-bit values; llmopt's own have one scale per output channel.
 
     Attributes:
         format: Integers or float8.
-        rounds_inputs: Whether servers round its inputs to the same kind of number, each token
-            by a scale of its own (W8A8), or leave them as they are (W8A16).
+        rounds_inputs: Whether servers round its inputs to the same kind of number (W8A8), or
+            leave them as they are (W8A16).
+        scales: What shares one scale of the weight.
+        block_shape: With scales per block, its rows and columns.
+        input_group_size: How many features of a token share a scale; None: all of them.
+        has_input_scale: Whether one stored scale holds for all inputs, instead of each token's.
     """
 
     format: W8A8Format
     rounds_inputs: bool
+    scales: ScaleGrid = "channel"
+    block_shape: tuple[int, int] | None = None
+    input_group_size: int | None = None
+    has_input_scale: bool = False
 
     @property
     def description(self) -> str:
         """A few words: kind of number, and whether activations are rounded too."""
         kind = "int8" if self.format == "int-quantized" else "float8"
-        return f"{kind} {'W8A8' if self.rounds_inputs else 'W8A16'}"
+        grid = "" if self.scales == "channel" else f" per {self.scales}"
+        return f"{kind} {'W8A8' if self.rounds_inputs else 'W8A16'}{grid}"
 
 
 @dataclass(frozen=True)
@@ -139,14 +148,28 @@ def expected_tensors(
 ) -> TensorShapes:
     """Returns the tensors of one quantised layer: suffix → (safetensors dtype, shape)."""
     if isinstance(stored, ChannelLayer):
-        plans = plan_w8a8_tensors(stored.format, shape_OI, scale_dtype)
-        return {name: (plan.dtype, plan.shape) for name, plan in plans.items()}
+        return _channel_shapes(stored, shape_OI, scale_dtype)
     if isinstance(stored, NibbleLayer):
         return _bitsandbytes_shapes(stored, shape_OI)
     if stored.format == "pack-quantized":
         return _pack_quantized_shapes(stored.scheme, *shape_OI, scale_dtype)
     shapes = _gptq_shapes(stored.scheme, *shape_OI)
     return shapes if stored.has_g_idx else {k: v for k, v in shapes.items() if k != "g_idx"}
+
+
+def _channel_shapes(
+    stored: ChannelLayer, shape_OI: tuple[int, int], scale_dtype: str
+) -> TensorShapes:
+    plans = plan_w8a8_tensors(stored.format, shape_OI, scale_dtype)
+    shapes: TensorShapes = {name: (plan.dtype, plan.shape) for name, plan in plans.items()}
+    if stored.block_shape is not None:
+        blocks = zip(shape_OI, stored.block_shape, strict=True)
+        shapes["weight_scale"] = (scale_dtype, tuple(-(-size // step) for size, step in blocks))
+    elif stored.scales == "tensor":
+        shapes["weight_scale"] = (scale_dtype, (1,))
+    if stored.has_input_scale:
+        shapes["input_scale"] = (scale_dtype, (1,))
+    return shapes
 
 
 def _bitsandbytes_shapes(layer: NibbleLayer, shape_OI: tuple[int, int]) -> TensorShapes:

@@ -48,7 +48,7 @@ def read_stored_weight(
     if isinstance(stored, StoredLayer):
         return read_packed_weight(checkpoint, layer, device).dequantize(dtype)
     if isinstance(stored, ChannelLayer):
-        weight = _read_channel_weight(checkpoint, layer, device)
+        weight = _read_channel_weight(checkpoint, layer, stored, device)
     else:
         weight = _read_nibble_weight(checkpoint, layer, stored, device)
     if not bool(torch.isfinite(weight).all()):
@@ -93,10 +93,32 @@ def _find_storage(checkpoint: Checkpoint, layer: str) -> LayerStorage:
     return stored
 
 
-def _read_channel_weight(checkpoint: Checkpoint, layer: str, device: torch.device | None) -> Tensor:
+def read_input_scale(
+    checkpoint: Checkpoint, layer: str, stored: ChannelLayer, device: torch.device | None
+) -> Tensor | None:
+    """Reads the one scale of a layer's inputs, float32 [1]; None where there is none.
+
+    Raises:
+        InputError: It is not above 0.
+    """
+    if not stored.has_input_scale:
+        return None
+    scale = read_tensor(checkpoint.tensors[f"{layer}.input_scale"]).to(device).float()
+    if not bool((scale > 0).all()):
+        raise InputError(f"{checkpoint.folder}: {layer}.input_scale is {scale.tolist()}")
+    return scale
+
+
+def _read_channel_weight(
+    checkpoint: Checkpoint, layer: str, stored: ChannelLayer, device: torch.device | None
+) -> Tensor:
     stored_OI = read_tensor(checkpoint.tensors[f"{layer}.weight"]).to(device)
-    scale_O1 = read_tensor(checkpoint.tensors[f"{layer}.weight_scale"]).to(device)
-    return stored_OI.float() * scale_O1.float()
+    scale = read_tensor(checkpoint.tensors[f"{layer}.weight_scale"]).to(device).float()
+    if stored.block_shape is not None:
+        rows, columns = stored.block_shape
+        scale = scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        scale = scale[: len(stored_OI), : stored_OI.shape[1]]
+    return stored_OI.float() * scale
 
 
 def _read_nibble_weight(

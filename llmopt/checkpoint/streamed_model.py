@@ -16,9 +16,17 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.expert_mixture import read_mixture
 from llmopt.checkpoint.read_ahead import ReadAhead
-from llmopt.checkpoint.rounded_inputs import RoundedInputExperts, RoundedInputLinear
+from llmopt.checkpoint.rounded_inputs import (
+    InputRounding,
+    RoundedInputExperts,
+    RoundedInputLinear,
+)
 from llmopt.checkpoint.stored_quantization import ChannelLayer
-from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
+from llmopt.checkpoint.stored_weight import (
+    is_stored_weight,
+    read_input_scale,
+    read_stored_weight,
+)
 from llmopt.checkpoint.tensor_files import holds_equal_bytes, read_tensor
 from llmopt.errors import InputError
 
@@ -103,7 +111,7 @@ class StreamedModel:
         return module.requires_grad_(requires_grad=False)
 
     def _round_inputs(self, module: nn.Module, prefix: str) -> None:
-        """Lets layers that are served so round their inputs token by token."""
+        """Lets layers that are served so round their inputs."""
         quantization = self.checkpoint.quantization
         if quantization is None:
             return
@@ -112,7 +120,9 @@ class StreamedModel:
             if not isinstance(linear, nn.Linear) or not isinstance(stored, ChannelLayer):
                 continue
             if stored.rounds_inputs:
-                module.set_submodule(name, RoundedInputLinear(linear, stored.format))
+                scale = read_input_scale(self.checkpoint, prefix + name, stored, self.device)
+                rounding = InputRounding(stored.format, stored.input_group_size, scale)
+                module.set_submodule(name, RoundedInputLinear(linear, rounding))
 
     def read_ahead(self, block: int) -> None:
         """Begins to read a block's tensors in the background; `load_block` will take them."""
@@ -124,8 +134,16 @@ class StreamedModel:
         """Does the same for a mixture, whose experts are stored alike: as the first one is."""
         quantization = self.checkpoint.quantization
         stored = None if quantization is None else quantization.find_layer(first)
-        if isinstance(stored, ChannelLayer) and stored.rounds_inputs:
-            module.mlp.experts = RoundedInputExperts(module.mlp.experts, stored.format)
+        if not isinstance(stored, ChannelLayer) or not stored.rounds_inputs:
+            return
+        if stored.has_input_scale:
+            raise InputError(
+                f"{self.checkpoint.folder}: experts whose inputs have a stored scale each are not "
+                f"read ({first})",
+                remedy="quantise with activation scales by token (FP8_DYNAMIC)",
+            )
+        rounding = InputRounding(stored.format, stored.input_group_size)
+        module.mlp.experts = RoundedInputExperts(module.mlp.experts, rounding)
 
     def position_embeddings(self, num_tokens: int) -> PositionEmbeddings:
         """Returns the rotary cosines and sines of positions 0..T-1, each [1, T, head_dim]."""

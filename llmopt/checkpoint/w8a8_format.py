@@ -1,7 +1,9 @@
 """The layout of compressed-tensors' `int-quantized` and `float-quantized`; no torch.
 
-Per linear layer `weight` int8 or float8_e4m3fn [O, I] and `weight_scale` [O, 1] in the model's
-dtype; weight = stored value * scale. Activations are quantised by the server, token by token.
+Per linear layer `weight` int8 or float8_e4m3fn [O, I] and `weight_scale` in the model's dtype;
+weight = stored value * scale. llmopt writes one scale per output channel, [O, 1]; other tools also
+write one per tensor, [1], or per block, [ceil(O / rows), ceil(I / columns)]. Activations are
+quantised by the server: by token, by group of a token's features, or by a stored `input_scale`.
 Source: vllm-project/compressed-tensors, compressors/naive_quantized.
 """
 
@@ -11,6 +13,7 @@ from llmopt.checkpoint.safetensors_header import TensorPlan
 
 W8A8Format = Literal["int-quantized", "float-quantized"]
 STORED_DTYPES: dict[W8A8Format, str] = {"int-quantized": "I8", "float-quantized": "F8_E4M3"}
+ScaleGrid = Literal["channel", "tensor", "block"]
 LARGEST_VALUES: dict[W8A8Format, float] = {"int-quantized": 127.0, "float-quantized": 448.0}
 
 

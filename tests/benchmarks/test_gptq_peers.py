@@ -140,6 +140,19 @@ def test_aims_are_judged(
     assert all(line.startswith(("- met: ", "- **missed**: ")) for line in lines)
 
 
+def test_the_part_of_the_page_holds_everything(limits: ModuleType, report: ModuleType) -> None:
+    shape = limits.ModelShape()
+    rates = flat_rates(limits, shape, 100.0)
+    results = make_results(report, llmopt=(20.0,), gptqmodel=(141.0,), llmcompressor=(95.0,))
+    limit = limits.compute_limit(shape, rates)
+    page = report.describe(results, limit, rates, shape, "2 threads of a test")
+    assert report.write_table(results, limit) in page
+    assert "images/gptq-peers.svg" in page
+    assert "2 threads of a test" in page.replace("\n", " ")
+    assert "32,768 tokens (100 to 100 GFLOP/s)" in page.replace("\n", " ")
+    assert page.count("- met: ") + page.count("- **missed**: ") == 4
+
+
 def test_page_keeps_what_stands_around_the_markers(report: ModuleType) -> None:
     page = f"# Page\n\n{report.BEGIN}\nold\n{report.END}\n\n## Next\n"
     once = report.replace_between_markers(page, "new")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.decoder_block import DecoderBlock
-from llmopt.checkpoint.rounded_inputs import RoundedInputLinear, round_tokens
+from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear, round_tokens
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.checkpoint.w8a8_format import W8A8Format
 from llmopt.steps.quantize_int8 import QuantizeInt8
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_layer_computes_with_rounded_inputs(quant_format: W8A8Format) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(48, 24)
-    layer = RoundedInputLinear(plain, quant_format)
+    layer = RoundedInputLinear(plain, InputRounding(quant_format))
     inputs = torch.randn(3, 5, 48) * torch.logspace(-3, 3, 5)[:, None]
     with torch.inference_mode():
         unrounded, found = plain(inputs), layer(inputs)
@@ -86,3 +86,24 @@ def test_tokens_do_not_know_of_each_other(quant_format: W8A8Format) -> None:
 @pytest.mark.parametrize("quant_format", KINDS)
 def test_zeros_stay_zeros(quant_format: W8A8Format) -> None:
     assert torch.equal(round_tokens(torch.zeros(2, 8), quant_format), torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("num_features", [48, 41])
+@pytest.mark.parametrize("quant_format", KINDS)
+def test_groups_of_features_have_scales_of_their_own(
+    quant_format: W8A8Format, num_features: int
+) -> None:
+    values = torch.randn(3, 5, num_features) * torch.logspace(-3, 3, num_features)
+    found = InputRounding(quant_format, group_size=16).round(values)
+    parts = [round_tokens(part, quant_format) for part in values.split(16, dim=-1)]
+    assert torch.equal(found, torch.cat(parts, dim=-1))
+    assert not torch.equal(found, round_tokens(values, quant_format))
+
+
+def test_a_stored_scale_holds_for_all_tokens_and_cuts_off_what_is_larger() -> None:
+    rounding = InputRounding("int-quantized", scale=torch.tensor([0.5]))
+    values = torch.tensor([[0.6, -0.3, 100.0], [-63.4, 0.0, -70.0]])
+    assert rounding.round(values).tolist() == [[0.5, -0.5, 63.5], [-63.5, 0.0, -63.5]]
+    rounding = InputRounding("float-quantized", scale=torch.tensor([0.5]))
+    # Between 16 and 32 float8_e4m3 steps by 2: 17.2 / 0.5 = 34.4 lies between 32 and 36.
+    assert rounding.round(torch.tensor([[17.2, 1000.0]])).tolist() == [[18.0, 224.0]]

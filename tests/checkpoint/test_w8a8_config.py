@@ -7,7 +7,7 @@ import pytest
 from llmopt.checkpoint.bitsandbytes_config import build_bitsandbytes_config
 from llmopt.checkpoint.bitsandbytes_format import BitsAndBytesScheme
 from llmopt.checkpoint.quantization_config import parse_quantization_config
-from llmopt.checkpoint.stored_quantization import ChannelLayer, NibbleLayer
+from llmopt.checkpoint.stored_quantization import ChannelLayer, NibbleLayer, expected_tensors
 from llmopt.checkpoint.w8a8_config import build_w8a8_config
 from llmopt.checkpoint.w8a8_format import W8A8Format
 from llmopt.errors import InputError
@@ -42,12 +42,14 @@ def test_what_the_library_leaves_out_is_its_default() -> None:
 @pytest.mark.parametrize(
     ("part", "changes", "message"),
     [
-        ("weights", {"strategy": "tensor"}, "weights have strategy 'tensor'"),
-        ("weights", {"strategy": "block"}, "weights have strategy 'block'"),
+        ("weights", {"strategy": "group"}, "weights have strategy 'group'"),
+        ("weights", {"strategy": "block", "block_structure": [128]}, r"block_structure is \[128\]"),
+        ("weights", {"strategy": "block", "block_structure": None}, "TypeError"),
         ("weights", {"num_bits": 4}, "weights have num_bits 4"),
         ("weights", {"symmetric": False}, "weights have symmetric False"),
         ("input_activations", {"dynamic": False}, "activations have dynamic False"),
-        ("input_activations", {"strategy": "tensor"}, "activations have strategy 'tensor'"),
+        ("input_activations", {"strategy": "tensor"}, "activations have dynamic True"),
+        ("input_activations", {"strategy": "block"}, "activations have strategy 'block'"),
         ("input_activations", {"symmetric": False}, "activations have symmetric False"),
     ],
 )
@@ -55,6 +57,34 @@ def test_other_scales_are_refused(part: str, changes: dict[str, Any], message: s
     config = change_group(build_w8a8_config("int-quantized", []), part, **changes)
     with pytest.raises(InputError, match=message):
         parse_quantization_config(config)
+
+
+@pytest.mark.parametrize(
+    ("weights", "inputs", "layer"),
+    [
+        (
+            {"strategy": "tensor"},
+            {"strategy": "tensor", "dynamic": False},
+            ChannelLayer("float-quantized", True, "tensor", has_input_scale=True),
+        ),
+        (
+            {"strategy": "block", "block_structure": [128, 64]},
+            {"strategy": "group", "group_size": 64},
+            ChannelLayer("float-quantized", True, "block", (128, 64), input_group_size=64),
+        ),
+    ],
+)
+def test_other_tools_share_scales_in_other_ways(
+    weights: dict[str, Any], inputs: dict[str, Any], layer: ChannelLayer
+) -> None:
+    config = change_group(build_w8a8_config("float-quantized", []), "weights", **weights)
+    config = change_group(config, "input_activations", **inputs)
+    assert parse_quantization_config(config).base == layer
+    shapes = expected_tensors(layer, (200, 128), "BF16")
+    assert shapes["weight"] == ("F8_E4M3", (200, 128))
+    expected = (1,) if layer.scales == "tensor" else (2, 2)
+    assert shapes["weight_scale"] == ("BF16", expected)
+    assert shapes.get("input_scale") == (("BF16", (1,)) if layer.has_input_scale else None)
 
 
 def test_a_format_and_another_type_are_refused() -> None:

@@ -12,6 +12,7 @@ from compressed_tensors.quantization import (
     apply_quantization_config,
 )
 from compressed_tensors.utils import get_direct_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 
@@ -37,7 +38,7 @@ def dequantize_layers(folder: Path) -> dict[str, torch.Tensor]:
 def compute_rounded_logits(
     plain: Path, weights: Mapping[str, torch.Tensor], folder: Path, ids_BT: torch.Tensor
 ) -> torch.Tensor | None:
-    """Returns float32 logits of layers that round their inputs dynamically; None if none does.
+    """Returns float32 logits of layers that round their inputs too; None if none does.
 
     Args:
         plain: The model that was quantised.
@@ -48,13 +49,16 @@ def compute_rounded_logits(
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = QuantizationConfig.model_validate(settings["quantization_config"])
     inputs = [group.input_activations for group in config.config_groups.values()]
-    if not any(args is not None and args.dynamic for args in inputs):
+    if all(args is None for args in inputs):
         return None
+    stored = load_file(folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).eval()
     apply_quantization_config(model, config, run_compressed=False)
     for name, weight_OI in weights.items():
         module = model.get_submodule(name)
         module.weight = torch.nn.Parameter(weight_OI)
+        if f"{name}.input_scale" in stored:
+            module.input_scale.data = stored[f"{name}.input_scale"].float()
         module.quantization_status = QuantizationStatus.COMPRESSED  # the weight is not rounded anew
     with torch.inference_mode():
         return model(ids_BT).logits

@@ -33,18 +33,15 @@ OVERRIDES = {
 # name -> (model, settings of QuantizeConfig)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptqmodel-v1-w4": ("tied", {"bits": 4, "group_size": 128}),
-    "gptqmodel-v1-w4-desc-act": ("untied", {"bits": 4, "group_size": 32, **DESC_ACT}),
+    "gptqmodel-v1-w4-desc-act": ("tied", {"bits": 4, "group_size": 32, **DESC_ACT}),
     "gptqmodel-v1-w4-channel": ("tied", {"bits": 4, "group_size": -1, "act_group_aware": False}),
     "gptqmodel-v1-w4-asym": ("tied", {"bits": 4, "group_size": 64, "sym": False}),
     "gptqmodel-v1-w8": ("short", {"bits": 8, "group_size": 32}),
     "gptqmodel-v1-w2": ("tied", {"bits": 2, "group_size": 32}),
     "gptqmodel-v1-w3": ("tied", {"bits": 3, "group_size": 32}),
-    "gptqmodel-v2-w4": ("untied", {"bits": 4, "group_size": 128, "format": "gptq_v2"}),
+    "gptqmodel-v2-w4": ("tied", {"bits": 4, "group_size": 128, "format": "gptq_v2"}),
     "gptqmodel-v2-w4-asym": (
         "tied", {"bits": 4, "group_size": 32, "sym": False, "format": "gptq_v2", **DESC_ACT},
-    ),
-    "gptqmodel-v2-w8-desc-act": (
-        "short", {"bits": 8, "group_size": 64, "format": "gptq_v2", **DESC_ACT},
     ),
     "gptqmodel-v2-w3-asym": (
         "tied", {"bits": 3, "group_size": 64, "sym": False, "format": "gptq_v2"},

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model
+from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.checkpoint.verification import verify_checkpoint
-from llmopt.errors import InputError
 from tests.checkpoint.test_streamed_model import run_streamed
 from tests.models import TINY_MODEL
 from tests.peers.make_checkpoints import CHECKPOINTS
@@ -25,16 +26,9 @@ from tests.peers.make_checkpoints import CHECKPOINTS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-ALL_NAMES = sorted(path.name for path in CHECKPOINTS.iterdir())
-# 8-bit values with activations rounded as well: not read yet, and refused by name.
-UNREAD = {
-    "llmcompressor-fp8-block": "float-quantized",
-    "llmcompressor-fp8-dynamic": "float-quantized",
-    "llmcompressor-fp8-static": "float-quantized",
-    "llmcompressor-mixed-formats": "float-quantized",
-    "llmcompressor-w8a8": "int-quantized",
-}
-NAMES = [name for name in ALL_NAMES if name not in UNREAD]
+NAMES = sorted(path.name for path in CHECKPOINTS.iterdir())
+# compressed-tensors divides the largest int8 input by 127.5, vLLM and so llmopt by 127.
+OTHER_INPUT_SCALES = {"llmcompressor-w8a8"}
 
 
 @cache
@@ -57,18 +51,32 @@ def test_layers_hold_the_weights_that_the_peer_unpacks(name: str) -> None:
         torch.testing.assert_close(product, limit, rtol=1e-5, atol=1e-6, msg=layer)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - OTHER_INPUT_SCALES))
 def test_block_by_block_the_logits_are_the_peers(name: str) -> None:
     expected = read_expected(name)
     logits = run_streamed(CHECKPOINTS / name, torch.from_numpy(expected["ids"]))
-    wanted = torch.from_numpy(expected["logits"])
+    wanted = torch.from_numpy(expected.get("rounded_logits", expected["logits"]))
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", sorted(OTHER_INPUT_SCALES))
+def test_with_other_input_scales_logits_are_within_the_roundings_noise(name: str) -> None:
+    expected = read_expected(name)
+    logits = run_streamed(CHECKPOINTS / name, torch.from_numpy(expected["ids"])).numpy()
+    noise = np.abs(expected["rounded_logits"] - expected["logits"]).mean()
+    assert 0.2 * noise < np.abs(logits - expected["logits"]).mean() < 1.5 * noise
+    assert np.abs(logits - expected["rounded_logits"]).mean() < 2 * noise
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_in_memory_the_logits_are_the_peers(name: str) -> None:
+def test_in_memory_and_with_inputs_as_they_are_the_logits_are_the_peers(name: str) -> None:
     expected = read_expected(name)
     model = load_resident_model(Checkpoint.open(CHECKPOINTS / name), CPU, torch.float32)
+    for layer, module in list(model.named_modules()):
+        if isinstance(module, RoundedInputLinear):
+            plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            plain.weight = module.weight
+            model.set_submodule(layer, plain)
     with torch.inference_mode():
         logits = model(torch.from_numpy(expected["ids"])).logits
     wanted = torch.from_numpy(expected["logits"])
@@ -81,10 +89,4 @@ def test_no_fault_is_found_in_what_a_peer_wrote(name: str, tmp_path: Path) -> No
     shutil.copyfile(TINY_MODEL / "tokenizer.json", folder / "tokenizer.json")
     report = verify_checkpoint(folder)
     assert report.faults == []
-    assert report.num_tensors > 20
-
-
-@pytest.mark.parametrize("name", UNREAD)
-def test_what_is_not_read_is_refused_by_name(name: str) -> None:
-    with pytest.raises(InputError, match=f"format is '{UNREAD[name]}'"):
-        Checkpoint.open(CHECKPOINTS / name)
+    assert report.num_tensors > 15
