@@ -31,8 +31,8 @@ class StreamFields(StepBase):
     skip: tuple[str, ...] = Field(
         (OUTPUT_HEAD,),
         description="Linear layers that stay as they are: names or parts of them, with * "
-        "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression. Replaces the "
-        "default.",
+        "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression. "
+        "Replaces the default.",
     )
     workers: Annotated[int | None, NotIdentity()] = Field(
         None,
