@@ -44,13 +44,14 @@ def test_compressed_tensors_reads_each_expert(tmp_path: Path, run_cli: RunCli, f
     assert_decoded_alike(artifact, family, tmp_path)
 
 
-@pytest.mark.parametrize(("family", "method"), [("mixtral", "int8"), ("qwen3_moe", "fp8")])
-def test_compressed_tensors_reads_each_expert_of_8_bits(
-    tmp_path: Path, run_cli: RunCli, family: str, method: str
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_transformers_reads_each_float8_expert(
+    tmp_path: Path, run_cli: RunCli, family: str
 ) -> None:
+    """Of int8 experts transformers 5.19 takes none: it converts packed and float8 ones alone."""
     model = make_model(tmp_path / "model", family, norm_topk_prob=True, **SHAPE)
     artifact = tmp_path / "artifact"
-    finished = run_cli("quantize", method, model, "-o", artifact)
+    finished = run_cli("quantize", "fp8", model, "-o", artifact)
     assert finished.returncode == 0, finished.stderr
     assert_decoded_alike(artifact, family, tmp_path)
 
