@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env llmcompressor-env autoround-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -31,6 +31,12 @@ lm-eval-env:
 gptqmodel-env:
 	bash environments/gptqmodel.sh
 
+llmcompressor-env:
+	bash environments/llmcompressor.sh
+
+autoround-env:
+	bash environments/autoround.sh
+
 test-vllm: setup vllm-env
 	$(BIN)/python -m pytest -m vllm
 
@@ -48,10 +54,11 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes what is generated from the models: editor schema and recipe reference.
+# Writes what is generated from the code: editor schema, recipe reference and preflight rules.
 reference: setup
 	$(BIN)/llmopt schema > schema/recipe-v1.json
 	$(BIN)/python -m llmopt.recipe.reference > docs/recipe-reference.md
+	$(BIN)/python -m llmopt.serving.rules_table > docs/serving-preflight.md
 
 # Writes the versions of the present environment as the tested set.
 freeze: setup

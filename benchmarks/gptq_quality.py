@@ -33,12 +33,17 @@ METHODS = {
     "llmopt GPTQ, columns in order": ["gptq", "--no-act-group-aware"],
     "llmopt GPTQ, damp 0.05": ["gptq", "--damp-percent", "0.05"],
     "llmopt GPTQ, desc_act": ["gptq", "--desc-act"],
+    "llmopt GPTQ, desc_act, static groups": ["gptq", "--desc-act", "--static-groups"],
+    "llmopt GPTQ, static groups": ["gptq", "--static-groups"],
+    "llmopt GPTQ, mse scales": ["gptq", "--scale-search", "mse"],
 }
 
 
-def write_ids(model: Path, seed: int, path: Path) -> None:
+def write_ids(
+    model: Path, seed: int, path: Path, shape: tuple[int, int] = (SAMPLES, SEQ_LEN)
+) -> None:
     """Writes the exact token windows that `llmopt quantize gptq --seed` uses, int64 [N, T]."""
-    spec = DatasetSpec(set="apparel-ja", samples=SAMPLES, seq_len=SEQ_LEN, seed=seed)
+    spec = DatasetSpec(set="apparel-ja", samples=shape[0], seq_len=shape[1], seed=seed)
     documents = read_documents(spec.locate(REPOSITORY))
     np.save(path, build_windows(documents, DocumentTokenizer(model), spec).ids_NT)
 
@@ -53,10 +58,11 @@ def quantize(model: Path, arguments: list[str], seed: int, output: Path) -> None
     subprocess.run(command, check=True)
 
 
-def measure_kl(model: Path, candidate: Path) -> float:
+def measure_kl(model: Path, candidate: Path, documents: int | None = None) -> float:
     """Returns the mean KL divergence to the original on the held-out split, in nats."""
     command = [*LLMOPT, "eval", str(candidate), "--baseline", str(model), "--json", "--quiet"]
     command += ["--store", str(candidate.parent / "store")]
+    command += [] if documents is None else ["--samples", str(documents)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(json.loads(output)["kl_mean"])
 

@@ -37,6 +37,7 @@ def test_the_wheel_holds_the_calibration_sets(tmp_path: Path) -> None:
         assert f"llmopt/calibration/apparel-ja/{name}" in names
     for name in ("report.html", "parts.html", "report.css"):
         assert f"llmopt/report/templates/{name}" in names
+    assert "llmopt/serving/gpus.json" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     found = subprocess.run(
         [sys.executable, "-c", FIND_SETS],

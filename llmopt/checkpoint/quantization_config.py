@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llmopt.checkpoint.autoround_config import parse_autoround_config
 from llmopt.checkpoint.bitsandbytes_config import parse_bitsandbytes_config
 from llmopt.checkpoint.compressed_tensors_config import parse_compressed_tensors_config
 from llmopt.checkpoint.gptq_config import parse_gptq_config
@@ -11,6 +12,7 @@ from llmopt.errors import InputError
 
 PARSERS: dict[str, Callable[[Mapping[str, Any]], StoredQuantization]] = {
     "gptq": parse_gptq_config,
+    "auto-round": parse_autoround_config,
     "compressed-tensors": parse_compressed_tensors_config,
     "bitsandbytes": parse_bitsandbytes_config,
 }

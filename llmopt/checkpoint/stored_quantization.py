@@ -24,10 +24,17 @@ WORD_BITS = 32
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A linear layer of integers packed into words: its layout, and what they mean."""
+    """A linear layer of integers packed into words: its layout, and what they mean.
+
+    Attributes:
+        format: The layout.
+        scheme: What the integers mean.
+        has_g_idx: Whether GPTQ's `g_idx` is stored; AutoRound leaves it out.
+    """
 
     format: LayerFormat
     scheme: QuantScheme
+    has_g_idx: bool = True
 
     @property
     def description(self) -> str:
@@ -138,7 +145,8 @@ def expected_tensors(
         return _bitsandbytes_shapes(stored, shape_OI)
     if stored.format == "pack-quantized":
         return _pack_quantized_shapes(stored.scheme, *shape_OI, scale_dtype)
-    return _gptq_shapes(stored.scheme, *shape_OI)
+    shapes = _gptq_shapes(stored.scheme, *shape_OI)
+    return shapes if stored.has_g_idx else {k: v for k, v in shapes.items() if k != "g_idx"}
 
 
 def _bitsandbytes_shapes(layer: NibbleLayer, shape_OI: tuple[int, int]) -> TensorShapes:
@@ -162,14 +170,15 @@ def _gptq_shapes(scheme: QuantScheme, out_features: int, in_features: int) -> Te
 def _pack_quantized_shapes(
     scheme: QuantScheme, out_features: int, in_features: int, scale_dtype: str
 ) -> TensorShapes:
-    groups, per_word = scheme.num_groups(in_features), WORD_BITS // scheme.bits
+    groups = scheme.num_groups(in_features)
     shapes: TensorShapes = {
-        "weight_packed": ("I32", (out_features, -(-in_features // per_word))),
+        "weight_packed": ("I32", (out_features, -(-in_features * scheme.bits // WORD_BITS))),
         "weight_scale": (scale_dtype, (out_features, groups)),
         "weight_shape": ("I64", (2,)),
     }
     if not scheme.sym:
-        shapes["weight_zero_point"] = ("I32", (-(-out_features // per_word), groups))
+        words = -(-out_features * scheme.bits // WORD_BITS)
+        shapes["weight_zero_point"] = ("I32", (words, groups))
     if scheme.has_moved_groups:
         shapes["weight_g_idx"] = ("I32", (in_features,))
     return shapes

@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.expert_mixture import read_mixture
+from llmopt.checkpoint.read_ahead import ReadAhead
 from llmopt.checkpoint.rounded_inputs import RoundedInputExperts, RoundedInputLinear
 from llmopt.checkpoint.stored_quantization import ChannelLayer
 from llmopt.checkpoint.stored_weight import is_stored_weight, read_stored_weight
@@ -52,6 +53,7 @@ class StreamedModel:
         self.config = _load_config(checkpoint)
         self._core = self.build_shell().model
         self._rotary = self.build_rotary()
+        self._ahead = ReadAhead(device)
 
     def build_shell(self) -> Any:
         """Builds the whole model of transformers on the meta device: shapes without weights.
@@ -112,6 +114,12 @@ class StreamedModel:
             if stored.rounds_inputs:
                 module.set_submodule(name, RoundedInputLinear(linear, stored.format))
 
+    def read_ahead(self, block: int) -> None:
+        """Begins to read a block's tensors in the background; `load_block` will take them."""
+        names = self.checkpoint.block_tensor_names(block)
+        plain = [name for name in names if not is_stored_weight(self.checkpoint, name)]
+        self._ahead.start({name: self.checkpoint.tensors[name] for name in plain})
+
     def _round_experts(self, module: Any, first: str) -> None:
         """Does the same for a mixture, whose experts are stored alike: as the first one is."""
         quantization = self.checkpoint.quantization
@@ -149,7 +157,8 @@ class StreamedModel:
             layer = name.removesuffix(".weight")
             return read_stored_weight(self.checkpoint, layer, self.device, self.compute_dtype)
         entry = self.checkpoint.tensors[name]
-        tensor = read_tensor(entry).to(self.device)
+        tensor = self._ahead.take(name)
+        tensor = (read_tensor(entry) if tensor is None else tensor).to(self.device)
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"{entry.file}: tensor {name} holds NaN or infinity",

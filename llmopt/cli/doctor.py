@@ -45,10 +45,22 @@ LIBRARIES = {
     "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
-# Environments of their own that tests use: folder in .venvs, what it holds, what it is for.
+# Environments of their own that tests and benchmarks use: folder in .venvs, what it holds, what it
+# is for.
 ENVIRONMENTS = (
-    ("vllm", "vLLM", "`make test-vllm`, which loads artifacts in the real vLLM"),
-    ("lm-eval", "lm_eval", "the test of `eval.lm_eval` with the real harness in `make test-full`"),
+    ("vllm", "vLLM for tests", "`make test-vllm`, which loads artifacts in the real vLLM"),
+    (
+        "lm-eval",
+        "lm_eval for tests",
+        "the test of `eval.lm_eval` with the real harness in `make test-full`",
+    ),
+    (
+        "gptqmodel",
+        "GPTQModel for benchmarks",
+        "benchmarks/gptq_peers.py, making tests/peers/checkpoints",
+    ),
+    ("llmcompressor", "llm-compressor for benchmarks", "the same"),
+    ("autoround", "AutoRound for benchmarks", "making tests/peers/checkpoints"),
 )
 
 
@@ -114,7 +126,7 @@ def _find_environment(name: str, title: str, purpose: str) -> Finding:
     checkout = PACKAGE_FOLDER.parent
     python = checkout / ".venvs" / name / "bin" / "python"
     return Finding(
-        f"{title} for tests",
+        title,
         present=python.exists(),
         detail=str(python.relative_to(checkout)) if python.exists() else f"no .venvs/{name}",
         purpose=purpose,

@@ -20,7 +20,11 @@ StoreOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:N; auto takes a GPU if there is one.")
+    str,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:N; GPTQ takes several: cuda:0,cuda:1; auto is a GPU if there is one.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's choice).")

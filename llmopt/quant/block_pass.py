@@ -29,6 +29,7 @@ StageSolver = Callable[
     [Mapping[str, Tensor], Callable[[], Tensor | None], Schemes, Solver], "BlockResult"
 ]
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
+HIDDEN = "hidden"  # the residual stream, as it is called where it is kept
 
 
 @dataclass
@@ -61,7 +62,8 @@ class BlockPass:
     """Quantises one block while its calibration data passes through it.
 
     Args:
-        block: The block, with its original weights.
+        blocks: The block, with its original weights, once on each device that takes part: batch
+            n goes through block n modulo their number, the first one's device solves.
         prefix: The block's prefix in the checkpoint, for names in the ledger.
         rounding: How its layers are worked on.
         on_layer: Called with each layer's error as it is known.
@@ -69,12 +71,13 @@ class BlockPass:
 
     def __init__(
         self,
-        block: DecoderBlock,
+        blocks: Sequence[DecoderBlock],
         prefix: str,
         rounding: Rounding,
         on_layer: Callable[[LayerError], None],
     ) -> None:
-        self._block = block
+        self._blocks = blocks
+        self._block = blocks[0]
         self._prefix = prefix
         self._rounding = rounding
         self._on_layer = on_layer
@@ -92,41 +95,51 @@ class BlockPass:
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
             inner = data.take(batch.index, "inner")
-            data.put(batch.index, self._block.add_mlp(batch.hidden, inner))
+            data.put(batch.index, self._block_of(batch).add_mlp(batch.hidden, inner))
 
     def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(QKV)
         for batch in data:
-            hessian.add(self._block.attention_input(batch.hidden), batch.lengths)
+            inputs = self._block_of(batch).attention_input(batch.hidden)
+            self._add(hessian, QKV, batch, inputs)
         return hessian
 
     def _gather_context(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(ATTENTION_OUTPUT)
         for batch in data:
-            context = self._block.attention_context(batch.hidden)
-            hessian.add(context, batch.lengths)
+            context = self._block_of(batch).attention_context(batch.hidden)
+            self._add(hessian, ATTENTION_OUTPUT, batch, context)
             data.keep(batch.index, "context", context)
         return hessian
 
     def _gather_mlp_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(GATE_UP)
         for batch in data:
-            hidden = self._block.add_attention(batch.hidden, data.take(batch.index, "context"))
+            block = self._block_of(batch)
+            hidden = block.add_attention(batch.hidden, data.take(batch.index, "context"))
             data.put(batch.index, hidden)
-            hessian.add(self._block.mlp_input(hidden), batch.lengths)
+            self._add(hessian, GATE_UP, batch, block.mlp_input(hidden))
         return hessian
 
     def _gather_inner(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(DOWN)
         for batch in data:
-            inner = self._block.mlp_inner(batch.hidden)
-            hessian.add(inner, batch.lengths)
+            inner = self._block_of(batch).mlp_inner(batch.hidden)
+            self._add(hessian, DOWN, batch, inner)
             data.keep(batch.index, "inner", inner)
         return hessian
 
+    def _block_of(self, batch: "Batch") -> DecoderBlock:
+        return self._blocks[batch.index % len(self._blocks)]
+
     def _new_hessian(self, stage: Stage) -> Hessian:
-        weight = self._block.weight(stage.layers[0])
-        return Hessian(weight.shape[1], weight.device)
+        weights = [block.weight(stage.layers[0]) for block in self._blocks]
+        return Hessian(weights[0].shape[1], *(weight.device for weight in weights))
+
+    def _add(self, hessian: Hessian, stage: Stage, batch: "Batch", inputs_BTI: Tensor) -> None:
+        """Takes in what the stage's layers read of a batch."""
+        del stage
+        hessian.add(inputs_BTI, batch.lengths, batch.index % len(self._blocks))
 
     def _quantize(self, stage: Stage, hessian: Hessian) -> None:
         self._accept(stage, self._solve_stage(stage, hessian.finish, self._rounding.solve))
@@ -147,8 +160,9 @@ class BlockPass:
         for layer in stage.layers:
             packed = result.weights.get(self._prefix + layer)
             if packed is not None:
-                dtype = self._block.weight(layer).dtype
-                self._block.replace_weight(layer, packed.dequantize(dtype))
+                weight = packed.dequantize(self._block.weight(layer).dtype)
+                for block in self._blocks:
+                    block.replace_weight(layer, weight.to(block.weight(layer).device))
         self._result.weights |= result.weights
         self._result.errors += result.errors
         for layer_error in result.errors:
@@ -210,51 +224,62 @@ class CalibrationBatches:
     """All calibration windows as they move through the model, batch by batch.
 
     Args:
-        store: Keeps the activations.
+        stores: Keep the activations, one on each device that takes part: batch n is in store n
+            modulo their number.
         lengths: Per batch the rows' real lengths, None where no row is padded.
     """
 
-    def __init__(self, store: ActivationStore, lengths: Sequence[Tensor | None]) -> None:
-        self._store = store
+    def __init__(self, stores: Sequence[ActivationStore], lengths: Sequence[Tensor | None]) -> None:
+        self._stores = stores
         self._lengths = lengths
 
     def __iter__(self) -> Iterator[Batch]:
         for index, lengths in enumerate(self._lengths):
-            yield Batch(index, self._store.get(f"hidden-{index}"), lengths)
+            yield Batch(index, self.look(index, HIDDEN), lengths)
 
-    def hidden(self) -> Mapping[str, Tensor]:
-        """Returns the residual streams by batch, each read only when it is asked for."""
-        return _HiddenView(self._store, len(self._lengths))
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def streams(self, *names: str) -> Mapping[str, Tensor]:
+        """Returns residual streams by name and batch, each read only when it is asked for."""
+        return _StreamView(self, names)
 
     def put(self, index: int, hidden: Tensor) -> None:
         """Sets a batch's residual stream."""
-        self._store.put(f"hidden-{index}", hidden)
+        self.keep(index, HIDDEN, hidden)
 
     def keep(self, index: int, name: str, tensor: Tensor) -> None:
         """Keeps an intermediate result of a batch for the next stage."""
-        self._store.put(f"{name}-{index}", tensor)
+        self._store_of(index).put(f"{name}-{index}", tensor)
 
     def look(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result, which stays; it must not be changed."""
-        return self._store.get(f"{name}-{index}")
+        return self._store_of(index).get(f"{name}-{index}")
 
     def take(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result and forgets it."""
-        return self._store.take(f"{name}-{index}")
+        return self._store_of(index).take(f"{name}-{index}")
+
+    def _store_of(self, index: int) -> ActivationStore:
+        return self._stores[index % len(self._stores)]
 
 
-class _HiddenView(Mapping[str, Tensor]):
+class _StreamView(Mapping[str, Tensor]):
     """All batches' residual streams, so that a writer holds one at a time."""
 
-    def __init__(self, store: ActivationStore, num_batches: int) -> None:
-        self._store = store
-        self._names = {f"{index:05d}": f"hidden-{index}" for index in range(num_batches)}
+    def __init__(self, batches: CalibrationBatches, streams: Sequence[str]) -> None:
+        self._batches = batches
+        self._places = {
+            f"{stream}-{index:05d}": (index, stream)
+            for stream in streams
+            for index in range(len(batches))
+        }
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._store.get(self._names[name])
+        return self._batches.look(*self._places[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._places)

@@ -76,7 +76,7 @@ class ExpertPass(BlockPass):
         on_layer: Callable[[LayerError], None],
         policy: ExpertPolicy | None,
     ) -> None:
-        super().__init__(block, prefix, rounding, on_layer)
+        super().__init__([block], prefix, rounding, on_layer)
         assert block.experts is not None
         self._experts = block.experts
         self._policy = policy

@@ -18,21 +18,33 @@ class Hessian:
 
     bf16 activations are multiplied on bf16 units with float32 accumulation, which is exact for
     them; others take the full-precision path.
+
+    Args:
+        in_features: I.
+        devices: Where there are activations; each has a sum of its own, brought together on the
+            first.
     """
 
-    def __init__(self, in_features: int, device: torch.device) -> None:
-        self._sum_II = torch.zeros(in_features, in_features, device=device)
+    def __init__(self, in_features: int, *devices: torch.device) -> None:
+        shape = (in_features, in_features)
+        self._sums_II = [torch.zeros(shape, device=device) for device in devices]
         self._num_tokens = 0
 
-    def add(self, X_BTI: Tensor, lengths_B: Tensor | None = None) -> None:
-        """Adds a batch; with `lengths_B` only the first so many tokens of each row count."""
+    def add(self, X_BTI: Tensor, lengths_B: Tensor | None = None, place: int = 0) -> None:
+        """Adds a batch on one of the devices.
+
+        Args:
+            X_BTI: What the layer reads.
+            lengths_B: Only the first so many tokens of each row count; None counts all.
+            place: Which of the devices it is on.
+        """
         X_NI = take_real(X_BTI, lengths_B)
         self._num_tokens += len(X_NI)
         if X_BTI.dtype == torch.bfloat16:
             with bf16_matmul():
-                self._add_stripes(X_NI.float())
+                self._add_stripes(X_NI.float(), self._sums_II[place])
         else:
-            self._add_stripes(X_NI.float())
+            self._add_stripes(X_NI.float(), self._sums_II[place])
 
     def finish(self) -> Tensor:
         """Returns the symmetric mean over tokens, [I, I]; the accumulator is used up.
@@ -40,7 +52,10 @@ class Hessian:
         Raises:
             NumericalError: It holds NaN or infinity.
         """
-        H_II = self._sum_II
+        H_II = self._sums_II[0]
+        for other_II in self._sums_II[1:]:
+            H_II += other_II.to(H_II.device)
+        self._sums_II = []
         for start in range(0, len(H_II), STRIPE_COLUMNS):
             stop = start + STRIPE_COLUMNS
             H_II[stop:, start:stop] = H_II[start:stop, stop:].T
@@ -53,9 +68,10 @@ class Hessian:
             )
         return H_II
 
-    def _add_stripes(self, X_NI: Tensor) -> None:
+    @staticmethod
+    def _add_stripes(X_NI: Tensor, sum_II: Tensor) -> None:
         for start in range(0, X_NI.shape[1], STRIPE_COLUMNS):
-            stripe = self._sum_II[start : start + STRIPE_COLUMNS, start:]
+            stripe = sum_II[start : start + STRIPE_COLUMNS, start:]
             stripe.addmm_(X_NI[:, start : start + STRIPE_COLUMNS].T, X_NI[:, start:])
 
 

@@ -108,11 +108,11 @@ class Journal:
         write_text_atomically(self._path, json.dumps(self._state.model_dump()))
         (self._folder / _hidden_name(state.num_done)).unlink(missing_ok=True)
 
-    def read_hidden(self) -> Iterator[Tensor]:
-        """Yields the residual stream that the next block takes, batch by batch."""
+    def read_hidden(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the residual streams that the next block takes, by the names they came with."""
         header = read_header(self._folder / _hidden_name(self.num_done))
-        for _, entry in sorted(header.items()):
-            yield read_tensor(entry)
+        for name, entry in sorted(header.items()):
+            yield name, read_tensor(entry)
 
     def packed_tensors(self) -> dict[str, TensorEntry]:
         """Returns where the packed tensors of all finished blocks lie."""

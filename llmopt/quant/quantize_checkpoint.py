@@ -4,7 +4,7 @@ Shapes: N = windows, B = batch, T = tokens, D = hidden size.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,9 @@ from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError, NumericalError
+from llmopt.quant.asymmetric_pass import ORIGINAL, AsymmetricOptions, AsymmetricPass
 from llmopt.quant.block_pass import (
+    HIDDEN,
     BlockPass,
     BlockResult,
     CalibrationBatches,
@@ -57,7 +59,11 @@ class QuantizeJob:
         format: What the packed layers are written as.
         windows: Calibration data; None rounds without looking at data.
         scratch: Folder that survives a kill: journal, finished blocks, activations.
-        device: Where to compute.
+        device: Where to compute, and where layers are solved.
+        more_devices: Take a share of the calibration batches through each block; not where there
+            are experts or `asymmetric` is set.
+        asymmetric: Aims at the original model's outputs; not for experts.
+        reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
@@ -80,6 +86,24 @@ class QuantizeJob:
     experts: ExpertPolicy | None = None
     solve_stage: StageSolver = solve_layers
     packs_words: bool = True
+    more_devices: tuple[torch.device, ...] = ()
+    asymmetric: AsymmetricOptions | None = None
+    reads_ahead: bool = False
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that takes part."""
+        takes_one = self.checkpoint.config.experts is not None or self.asymmetric is not None
+        return (self.device,) if takes_one else (self.device, *self.more_devices)
+
+    def device_of(self, batch: int) -> torch.device:
+        """Returns the device that a calibration batch is on."""
+        return self.devices[batch % len(self.devices)]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The residual streams that go through the model."""
+        return (HIDDEN,) if self.asymmetric is None else (HIDDEN, ORIGINAL)
 
     @property
     def rounding(self) -> Rounding:
@@ -127,7 +151,7 @@ def walk_blocks(job: QuantizeJob, title: str) -> Journal:
 def _open_journal(job: QuantizeJob) -> Journal:
     """Opens the journal and sees to it that what follows is computed as what it holds."""
     machine = {
-        "device": job.device.type,
+        "device": " and ".join(device.type for device in job.devices),
         "processor": job.processor,
         "compute_dtype": str(choose_compute_dtype(job.checkpoint, job.device)),
     }
@@ -143,23 +167,33 @@ def _open_journal(job: QuantizeJob) -> Journal:
 def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
     assert job.windows is not None
     dtype = choose_compute_dtype(job.checkpoint, job.device)
-    model = StreamedModel(job.checkpoint, job.device, dtype)
+    models = [StreamedModel(job.checkpoint, device, dtype) for device in job.devices]
+    model = models[0]
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, model.num_blocks):
-        block = DecoderBlock(model, index, job.windows.ids_NT.shape[1])
-        result = _pass_block(job, block, index, data)
-        yield result, data.hidden()
+        blocks = [DecoderBlock(each, index, job.windows.ids_NT.shape[1]) for each in models]
+        if job.reads_ahead and index + 1 < model.num_blocks:
+            for each in models:
+                each.read_ahead(index + 1)
+        if job.asymmetric is not None:
+            blocks.append(DecoderBlock(model, index, job.windows.ids_NT.shape[1]))
+        result = _pass_block(job, blocks, index, data)
+        yield result, data.streams(*job.streams)
     if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
         yield _solve_output_layer(job, model, data), None
 
 
 def _pass_block(
-    job: QuantizeJob, block: DecoderBlock, index: int, data: CalibrationBatches
+    job: QuantizeJob, blocks: Sequence[DecoderBlock], index: int, data: CalibrationBatches
 ) -> BlockResult:
     prefix, report = job.checkpoint.config.block_prefix(index), _reporter(job)
-    if block.experts is None:
-        return BlockPass(block, prefix, job.rounding, report).run(data)
-    result = ExpertPass(block, prefix, job.rounding, report, job.experts).run(data)
+    if job.asymmetric is not None:
+        block, original = blocks
+        rounding, options = job.rounding, job.asymmetric
+        return AsymmetricPass(block, original, prefix, rounding, report, options).run(data)
+    if blocks[0].experts is None:
+        return BlockPass(blocks, prefix, job.rounding, report).run(data)
+    result = ExpertPass(blocks[0], prefix, job.rounding, report, job.experts).run(data)
     note = note_starved(result.errors, job.experts)
     if note is not None:
         job.progress.note(note)
@@ -173,7 +207,7 @@ def _solve_output_layer(
     head = model.read_head()
     hessian = Hessian(head.projection_VD.shape[1], job.device)
     for batch in data:
-        hessian.add(head.normalize(batch.hidden), batch.lengths)
+        hessian.add(head.normalize(batch.hidden.to(job.device)), batch.lengths)
     try:
         weights = {OUTPUT_LAYER: head.projection_VD}
         result = job.solve_stage(weights, hessian.finish, job.plan.schemes, job.solve)
@@ -228,18 +262,24 @@ def _load_batches(
     size = max(BATCH_TOKENS // seq_len, 1)
     spill = job.scratch / "activations"
     shutil.rmtree(spill, ignore_errors=True)  # what a killed run spilled is worth nothing
-    store = ActivationStore(spill, job.activation_budget_bytes, job.device)
+    budget_bytes = job.activation_budget_bytes // len(job.devices)
+    stores = [
+        ActivationStore(spill / str(number), budget_bytes, device)
+        for number, device in enumerate(job.devices)
+    ]
     lengths = torch.split(torch.from_numpy(windows.lengths_N), size)
     is_padded = bool((windows.lengths_N < seq_len).any())
-    batches = CalibrationBatches(store, lengths if is_padded else [None] * len(lengths))
+    batches = CalibrationBatches(stores, lengths if is_padded else [None] * len(lengths))
     if journal.num_done:
-        for index, hidden in enumerate(journal.read_hidden()):
-            batches.put(index, hidden.to(job.device))
+        for name, tensor in journal.read_hidden():
+            stream, _, number = name.rpartition("-")
+            batches.keep(int(number), stream, tensor.to(job.device_of(int(number))))
         return batches
     ids_NT = torch.from_numpy(windows.ids_NT)
     _check_ids(job.checkpoint, ids_NT)
     for index, hidden in enumerate(model.embed(torch.split(ids_NT, size))):
-        batches.put(index, hidden)
+        for stream in job.streams:
+            batches.keep(index, stream, hidden.to(job.device_of(index)))
     return batches
 
 

@@ -75,7 +75,7 @@ class RunContext:
     Attributes:
         work_folder: What is written here becomes the artifact.
         scratch_folder: Survives a kill for the next run; never part of the artifact.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or several, "cuda:N,cuda:M".
         threads: CPU threads for torch; None leaves torch's choice.
         progress: Hears of the step's advance.
     """

@@ -10,31 +10,47 @@ from llmopt.errors import CapabilityError, RecipeError
 from llmopt.steps.base import RunContext
 
 CPU_INFO = Path("/proc/cpuinfo")
-DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+DEVICES = re.compile(r"cpu|cuda(:\d{1,3})?|cuda:\d{1,3}(,cuda:\d{1,3})+")
 
 
 def select_device(context: RunContext) -> torch.device:
-    """Returns the context's device and sets torch's threads.
+    """Returns the context's device, the first of several, and sets torch's threads.
 
     Raises:
         RecipeError: There is no such kind of device.
         CapabilityError: CUDA is asked for and this torch or machine has none.
     """
+    return select_devices(context)[0]
+
+
+def select_devices(context: RunContext) -> list[torch.device]:
+    """Returns all of the context's devices and sets torch's threads.
+
+    Raises:
+        RecipeError: There is no such kind of device, or one is named twice.
+        CapabilityError: CUDA is asked for and this torch or machine has none.
+    """
     if context.threads is not None:
         torch.set_num_threads(context.threads)
     if context.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not DEVICE.fullmatch(context.device):
-        raise RecipeError(f"--device {context.device}: allowed are auto, cpu, cuda and cuda:N")
-    device = torch.device(context.device)
+        return [torch.device("cuda" if torch.cuda.is_available() else "cpu")]
+    names = context.device.split(",")
+    if not DEVICES.fullmatch(context.device) or len(set(names)) != len(names):
+        raise RecipeError(
+            f"--device {context.device}: allowed are auto, cpu, cuda, cuda:N and cuda:N,cuda:M,..."
+        )
+    return [_require_device(torch.device(name)) for name in names]
+
+
+def _require_device(device: torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CapabilityError(
-            f"device {context.device} is asked for, but torch {torch.__version__} sees no GPU",
+            f"device {device} is asked for, but torch {torch.__version__} sees no GPU",
             remedy="use --device cpu, or install a CUDA build of torch: pip install torch",
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CapabilityError(
-            f"device {context.device} is asked for, but there are {torch.cuda.device_count()} GPUs"
+            f"device {device} is asked for, but there are {torch.cuda.device_count()} GPUs"
         )
     return device
 

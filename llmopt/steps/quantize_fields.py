@@ -16,6 +16,7 @@ from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import WORD_BITS, QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
+from llmopt.serving.served_weights import describe_plan
 from llmopt.serving.target import Target
 from llmopt.steps.base import InputRef, NotIdentity, ResolvedInput, StepBase, StepInputs
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
@@ -91,8 +92,9 @@ class QuantizeFields(StepBase):
             return  # made by an earlier step, or not downloaded yet
         checkpoint = self.open_checkpoint(inputs)
         if target is not None:
-            for plan in self.candidate_plans(checkpoint.config):
-                check_servable(checkpoint.config, plan, self.format, target)
+            for number, plan in enumerate(self.candidate_plans(checkpoint.config)):
+                weights = describe_plan(checkpoint.config, plan, self.format)
+                check_servable(weights, target, is_whole=number == 0)
         if "data" in inputs:
             checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])

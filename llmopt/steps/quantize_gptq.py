@@ -9,6 +9,7 @@ from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import QuantPlan
+from llmopt.errors import IncompatibleError
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
 from llmopt.steps.expert_fields import ExpertFields
@@ -49,6 +50,13 @@ class QuantizeGptq(QuantizeFields):
         "minmax",
         description="How a group's scale is chosen: minmax spans its weights; mse tries wider and "
         "narrower ranges and takes the one whose rounded weights are nearest.",
+    )
+    asymmetric_strength: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Aim at the outputs of the original model (1), not of the original weights "
+        "(0, the default); takes about twice the time. Not for mixtures of experts.",
     )
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="Share of the Hessian's mean diagonal added to it."
@@ -106,6 +114,13 @@ class QuantizeGptq(QuantizeFields):
             smallest = self.candidate_plans(checkpoint.config)[0]
             place = (self.format, checkpoint.dtype)
             check_budget(self.budget, checkpoint.config, smallest, place)
+        if self.asymmetric_strength and checkpoint.config.experts is not None:
+            raise IncompatibleError(
+                f"{checkpoint.folder} is a mixture of experts; asymmetric_strength is "
+                f"{self.asymmetric_strength:g}, which is not for them: two streams would be routed "
+                "to different experts",
+                remedy="set asymmetric_strength: 0",
+            )
         return checkpoint
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
@@ -114,6 +129,7 @@ class QuantizeGptq(QuantizeFields):
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
+        from llmopt.quant.asymmetric_pass import AsymmetricOptions  # noqa: PLC0415 - torch
         from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
         from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
@@ -144,5 +160,10 @@ class QuantizeGptq(QuantizeFields):
             budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
         min_tokens = self.experts.count_tokens(checkpoint.config)
         policy = ExpertPolicy(min_tokens, self.experts.starved, options.scale_dtype)
-        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), policy, budget)
+        asymmetric = None
+        if self.asymmetric_strength:
+            asymmetric = AsymmetricOptions(self.asymmetric_strength, self.damp_percent)
+        job = QuantizationInput(
+            checkpoint, plan, solve, inputs.get("data"), policy, budget, asymmetric
+        )
         return run_quantization(self, job, context)

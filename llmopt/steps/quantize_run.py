@@ -18,6 +18,7 @@ from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
+from llmopt.quant.asymmetric_pass import AsymmetricOptions
 from llmopt.quant.block_pass import Solver
 from llmopt.quant.expert_policy import ExpertPolicy, describe_starved
 from llmopt.quant.journal import Journal
@@ -29,7 +30,7 @@ from llmopt.quant.quantize_checkpoint import (
 from llmopt.quant.sensitivity import Budget, allocate_bits
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.dataset_input import load_parts
-from llmopt.steps.device import describe_device, select_device
+from llmopt.steps.device import describe_device, select_devices
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
 
 BYTES_PER_GB = 1_000_000_000
@@ -52,6 +53,7 @@ class QuantizationInput:
         data: The calibration set; None rounds without looking at data.
         experts: What becomes of experts that see few tokens; None treats all alike.
         budget: Bounds the size; the widths of its free layers are chosen.
+        asymmetric: Aims at the original model's outputs.
     """
 
     checkpoint: Checkpoint
@@ -60,6 +62,7 @@ class QuantizationInput:
     data: ResolvedInput | None
     experts: ExpertPolicy | None = None
     budget: Budget | None = None
+    asymmetric: AsymmetricOptions | None = None
 
 
 def run_quantization(
@@ -67,7 +70,7 @@ def run_quantization(
 ) -> Outcome:
     """Quantises every block and writes the checkpoint."""
     checkpoint = given.checkpoint
-    device = select_device(context)
+    device, *others = select_devices(context)
     started = time.perf_counter()
     windows = None if given.data is None else load_windows(checkpoint, given.data)
     prepared = time.perf_counter()
@@ -83,6 +86,9 @@ def run_quantization(
         activation_budget_bytes=int(step.activation_memory_gb * BYTES_PER_GB),
         progress=context.progress,
         experts=given.experts,
+        asymmetric=given.asymmetric,
+        more_devices=tuple(others),
+        reads_ahead=device.type == "cuda",
     )
     if given.budget is not None:
         job = replace(job, plan=allocate_bits(job, given.budget))

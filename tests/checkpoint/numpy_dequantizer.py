@@ -118,12 +118,12 @@ def dequantize_pack_quantized(
     scheme = find_compressed_scheme(layer, config)
     bits, offset = scheme["num_bits"], 2 ** (scheme["num_bits"] - 1)
     num_rows, num_columns = arrays[f"{layer}.weight_shape"]
-    q_OI = unpack_words(arrays[f"{layer}.weight_packed"], bits)[:, :num_columns] - offset
+    q_OI = unpack_stream(arrays[f"{layer}.weight_packed"], bits)[:, :num_columns] - offset
     scales_OG = arrays[f"{layer}.weight_scale"].astype(np.float32)
     zeros_OG = np.zeros(scales_OG.shape, np.int64)
     if not scheme["symmetric"]:
         packed = arrays[f"{layer}.weight_zero_point"]
-        zeros_OG = unpack_words(packed.T, bits).T[:num_rows] - offset
+        zeros_OG = unpack_stream(packed.T, bits).T[:num_rows] - offset
     if scheme["strategy"] == "channel":
         group_I = np.zeros(num_columns, np.int64)
     elif scheme["actorder"] == "group":
@@ -169,12 +169,7 @@ def unpack_stream(words: Array, bits: int) -> NDArray[np.int64]:
     """Unpacks int32 words [R, W] that hold integers end to end along their last axis."""
     as_bytes = np.ascontiguousarray(words.astype("<i4")).view(np.uint8)
     rows = as_bytes.reshape(words.shape[0], -1)
-    stream = np.unpackbits(rows, axis=1, bitorder="little").reshape(words.shape[0], -1, bits)
+    count = 32 * words.shape[1] // bits * bits
+    flags = np.unpackbits(rows, axis=1, bitorder="little", count=count)
+    stream = flags.reshape(words.shape[0], -1, bits)
     return (stream.astype(np.int64) << np.arange(bits)).sum(axis=-1)
-
-
-def unpack_words(words: Array, bits: int) -> NDArray[np.int64]:
-    """Unpacks int32 words [R, C/p] along their last axis, the first integer in the low bits."""
-    unsigned = words.astype(np.int64) & 0xFFFFFFFF
-    parts = [(unsigned >> shift) % 2**bits for shift in range(0, 33 - bits, bits)]
-    return np.stack(parts, axis=-1).reshape(words.shape[0], -1)

@@ -8,7 +8,7 @@ from llmopt.checkpoint.compressed_tensors_format import pack, unpack
 from llmopt.checkpoint.stored_quantization import StoredLayer, expected_tensors
 from llmopt.checkpoint.tensor_files import SAFETENSORS_DTYPES
 from tests.checkpoint.packed_weights import SCHEMES, assert_same_weight, make_packed_weight
-from tests.checkpoint.slow_packer import pack_words
+from tests.checkpoint.slow_packer import pack_stream
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
@@ -43,11 +43,11 @@ def test_words_are_those_of_a_slow_packer(scheme: QuantScheme) -> None:
     for row in range(32):
         # The format's integers are signed and are stored with 2^(bits-1) added.
         signed = [q - scheme.midpoint for q in weight.q_IO[:, row].tolist()]
-        words = pack_words([q + 2 ** (scheme.bits - 1) for q in signed], scheme.bits)
+        words = pack_stream([q + 2 ** (scheme.bits - 1) for q in signed], scheme.bits)
         assert tensors["weight_packed"][row].tolist() == words
     if not scheme.sym:
         for group, zeros in enumerate(weight.zeros_GO.tolist()):
-            words = pack_words(zeros, scheme.bits)
+            words = pack_stream(zeros, scheme.bits)
             assert tensors["weight_zero_point"][:, group].tolist() == words
 
 
@@ -55,8 +55,8 @@ def test_other_tools_padding_is_cut_off() -> None:
     # compressed-tensors fills the last word of a row, and of the zero points, with zeros.
     scheme = QuantScheme(4, 32, sym=False)
     q_OI = torch.arange(3 * 36).remainder(16).reshape(3, 36)
-    packed = [pack_words([*row, 0, 0, 0, 0], 4) for row in q_OI.tolist()]
-    zeros = [pack_words([1, 7, 15, 0, 0, 0, 0, 0], 4) for _ in range(2)]
+    packed = [pack_stream([*row, 0, 0, 0, 0], 4) for row in q_OI.tolist()]
+    zeros = [pack_stream([1, 7, 15, 0, 0, 0, 0, 0], 4) for _ in range(2)]
     weight = unpack(
         {
             "weight_packed": torch.tensor(packed, dtype=torch.int32),

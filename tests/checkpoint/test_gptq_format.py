@@ -58,6 +58,23 @@ def test_zero_point_of_zero_is_refused() -> None:
         pack(replace(weight, zeros_GO=zeros_GO))
 
 
+@pytest.mark.parametrize(
+    ("bits", "shape", "side"),
+    [
+        (2, (32, 72), "input"),
+        (3, (32, 80), "input"),
+        (4, (12, 64), "output"),
+        (8, (6, 64), "output"),
+    ],
+)
+def test_features_that_fill_no_whole_words_are_refused(
+    bits: int, shape: tuple[int, int], side: str
+) -> None:
+    weight = make_packed_weight(QuantScheme(bits, 32), *shape)
+    with pytest.raises(ValueError, match=f"{side} features are no multiple of"):
+        pack(weight)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_version_2_stores_zero_points_as_they_are(scheme: QuantScheme) -> None:
     weight = make_packed_weight(scheme)
@@ -75,3 +92,12 @@ def test_other_tools_zero_point_of_zero_wraps_around(bits: int) -> None:
     tensors = pack(make_packed_weight(scheme))
     tensors["qzeros"] = torch.full_like(tensors["qzeros"], -1)
     assert not unpack(tensors, scheme).zeros_GO.any()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group_size", [-1, 32, 64])
+def test_without_g_idx_groups_are_in_order(bits: int, group_size: int) -> None:
+    weight = make_packed_weight(QuantScheme(bits, group_size, sym=False))
+    tensors = pack(weight)
+    del tensors["g_idx"]
+    assert_same_weight(unpack(tensors, weight.scheme), weight)

@@ -52,13 +52,12 @@ def test_quantised_checkpoint_is_sound(
 def test_damage_that_headers_do_not_show(gptq: Quantized) -> None:
     def change(tensors: dict[str, Tensor]) -> None:
         tensors["model.norm.weight"][3] = float("nan")
-        tensors[f"{LAYER}.scales"][1, 2] = -1
+        tensors[f"{LAYER}.scales"][1, 2] = -1  # no fault: AutoRound writes such
         tensors[f"{LAYER}.scales"][2, 0] = float("inf")
 
     spoil(gptq.folder, change)
     assert sorted(verify_checkpoint(gptq.folder).faults) == [
         f"{LAYER}.scales holds NaN or infinity",
-        f"{LAYER}: a scale is negative",
         "model.norm.weight holds NaN or infinity",
     ]
 

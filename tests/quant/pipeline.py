@@ -17,6 +17,7 @@ from llmopt.checkpoint.gptq_config import build_gptq_config
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
+from llmopt.quant.asymmetric_pass import AsymmetricOptions
 from llmopt.quant.expert_policy import ExpertPolicy
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.journal import Journal
@@ -84,6 +85,9 @@ def quantize(
     budget_bytes: int = GIGABYTE,
     progress: Progress | None = None,
     experts: ExpertPolicy | None = None,
+    asymmetric: AsymmetricOptions | None = None,
+    num_devices: int = 1,
+    reads_ahead: bool = False,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -103,6 +107,9 @@ def quantize(
             activation_budget_bytes=budget_bytes,
             progress=progress or SilentProgress(),
             experts=experts,
+            asymmetric=asymmetric,
+            reads_ahead=reads_ahead,
+            more_devices=(torch.device("cpu"),) * (num_devices - 1),
         )
     )
     build = build_compressed_tensors_config

@@ -1,6 +1,7 @@
 """Blocks of experts in this process: small models of both families, real files, no mocks."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.stored_quantization import QuantFormat
+from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError
 from llmopt.quant.expert_policy import ExpertPolicy, StarvedPolicy, describe_starved
+from llmopt.quant.journal import Journal
+from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.rounding import solve_rtn
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
 from tests.checkpoint.numpy_dequantizer import Layer, dequantize_folder, read_folder
@@ -196,11 +201,12 @@ def test_ledger_and_files_name_layers_as_the_original_does(
 
 
 @pytest.mark.parametrize("quant_format", ["gptq", "compressed-tensors"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("config", [{}, {"mlp_only_layers": [0]}], ids=["all", "one dense"])
 def test_quantises_the_checkpoints_own_dtype(
-    tmp_path: Path, config: dict[str, Any], quant_format: QuantFormat
+    tmp_path: Path, config: dict[str, Any], dtype: torch.dtype, quant_format: QuantFormat
 ) -> None:
-    source = make_small_model(tmp_path / "model", "qwen3_moe", **config)
+    source = make_small_model(tmp_path / "model", "qwen3_moe", dtype=dtype, **config)
     result = quantize(source, tmp_path, quant_format=quant_format)
     assert len(result.solver.seen) == 2 * 10 - 6 * len(config)
     assert_better_than_nearest(result)
@@ -237,7 +243,7 @@ def test_activations_on_disk_change_nothing(model: Path, tmp_path: Path, padded:
         windows = CalibrationWindows(windows.ids_NT, np.arange(210) % 39 + 2)
     in_memory = quantize(model, tmp_path / "memory", windows=windows)
     on_disk = quantize(model, tmp_path / "disk", windows=windows, budget_bytes=0)
-    assert len(list((tmp_path / "disk/scratch/activations").iterdir())) == 3
+    assert len(list((tmp_path / "disk/scratch/activations/0").iterdir())) == 3
     assert read_files(in_memory.folder) == read_files(on_disk.folder)
     assert in_memory.journal.errors == on_disk.journal.errors
 
@@ -408,3 +414,37 @@ def test_experts_that_are_left_as_they_are_do_not_starve(model: Path, tmp_path: 
     policy = make_policy("fail", 10_000)
     result = quantize(model, tmp_path, options=EXACT, plan=plan, experts=policy)
     assert len(result.journal.errors) == 8
+
+
+def round_to_nearest(source: Path, scratch: Path, windows: CalibrationWindows | None) -> Journal:
+    """Rounds as `quantize.rtn` does: data, if any, only measures."""
+    checkpoint = Checkpoint.open(source)
+    return quantize_blocks(
+        QuantizeJob(
+            checkpoint=checkpoint,
+            plan=build_plan(checkpoint.config, EXACT.scheme),
+            solve=partial(solve_rtn, scale_dtype=torch.float32),
+            format="gptq",
+            windows=windows,
+            scratch=scratch,
+            device=torch.device("cpu"),
+            processor="here",
+            activation_budget_bytes=0,
+            progress=SilentProgress(),
+        )
+    )
+
+
+def test_nearest_needs_no_tokens(tmp_path: Path) -> None:
+    shape = {"num_experts": 9, "num_experts_per_tok": 1, **FLOAT32}
+    source = make_small_model(tmp_path / "model", "mixtral", **shape)
+    blind = round_to_nearest(source, tmp_path / "blind", None)
+    measured = round_to_nearest(source, tmp_path / "measured", make_windows(1, 6))
+    assert len(blind.packed_tensors()) == 4 * 2 * (4 + 9 * 3)
+    for name, entry in blind.packed_tensors().items():
+        assert torch.equal(read_tensor(entry), read_tensor(measured.packed_tensors()[name])), name
+    assert {error.loss for error in blind.errors} == {None}
+    for error in measured.errors:
+        assert (error.loss is None) == (error.num_tokens == 0)
+        assert error.starved is None
+    assert any(error.num_tokens == 0 for error in measured.errors)

@@ -48,7 +48,7 @@ def test_next_run_finds_what_was_recorded(folder: Path) -> None:
 
 def test_data_comes_back_in_the_batches_order(folder: Path) -> None:
     hidden = Journal(folder, MACHINE, num_threads=1).read_hidden()
-    assert [float(batch[0, 0]) for batch in hidden] == [10.0 + batch for batch in range(11)]
+    assert [float(batch[0, 0]) for _, batch in hidden] == [10.0 + batch for batch in range(11)]
 
 
 def test_only_the_newest_data_is_kept(folder: Path) -> None:
@@ -66,7 +66,7 @@ def test_goes_on_after_what_was_recorded(folder: Path) -> None:
     journal = Journal(folder, MACHINE, num_threads=1)
     assert journal.num_done == 3
     assert list(journal.packed_tensors()) == ["block.0.q", "block.1.q", "block.2.q"]
-    assert float(next(journal.read_hidden())[0, 0]) == 20
+    assert float(next(journal.read_hidden())[1][0, 0]) == 20
 
 
 def test_without_data_no_data_is_kept(tmp_path: Path) -> None:

@@ -169,8 +169,8 @@ def test_activations_on_disk_change_nothing(
         windows = CalibrationWindows(windows.ids_NT, np.arange(300) % 39 + 2)
     in_memory = quantize(model, tmp_path / "memory", windows=windows)
     on_disk = quantize(model, tmp_path / "disk", windows=windows, budget_bytes=budget_bytes)
-    assert len(list((tmp_path / "disk/scratch/activations").iterdir())) == num_on_disk
-    assert not (tmp_path / "memory/scratch/activations").exists()
+    assert len(list((tmp_path / "disk/scratch/activations/0").iterdir())) == num_on_disk
+    assert not (tmp_path / "memory/scratch/activations/0").exists()
     assert read_files(in_memory.folder) == read_files(on_disk.folder)
     assert in_memory.journal.errors == on_disk.journal.errors
 

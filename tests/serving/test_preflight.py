@@ -1,70 +1,30 @@
-"""Whether vLLM could serve a quantisation, decided from config.json's figures alone."""
+"""Whether a quantisation could be served, decided from config.json's figures alone."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.experts_config import EXPERT_NAMES, ExpertsConfig
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
-from llmopt.serving.target import Target
-from llmopt.steps.layer_overrides import LayerOverride, build_plan
+from llmopt.serving.served_weights import describe_plain
 from tests.conftest import RunCli
+from tests.models import make_model
 from tests.recipe.harness import make_recipe, write_recipe
-
-LLAMA_8B = ModelConfig(
-    folder=Path("llama-3.1-8b"),
-    model_type="llama",
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    vocab_size=128256,
-    max_position_embeddings=131072,
-    tie_word_embeddings=False,
-    dtype="bfloat16",
-    raw={},
-)
-MISTRAL_7B = dataclasses.replace(
-    LLAMA_8B, model_type="mistral", vocab_size=32768, max_position_embeddings=32768
-)
-LLAMA_2_7B = dataclasses.replace(
-    LLAMA_8B, intermediate_size=11008, num_key_value_heads=32, max_position_embeddings=4096
-)
-QWEN_7B = dataclasses.replace(
+from tests.serving.figures import (
+    GROUP_128,
     LLAMA_8B,
-    model_type="qwen2",
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_attention_heads=28,
-    num_key_value_heads=4,
+    LLAMA_70B,
+    MISTRAL_7B,
+    QWEN_7B,
+    aim,
+    refusal,
+    serve,
+    serve_uniform,
 )
-QWEN_4B = dataclasses.replace(
-    LLAMA_8B, model_type="qwen3", hidden_size=2560, intermediate_size=9728
-)
-GROUP_128 = QuantScheme(4, 128)
-
-
-def target(**fields: Any) -> Target:
-    return Target.model_validate({"runtime": "vllm", **fields})
-
-
-def refusal(
-    config: ModelConfig, scheme: QuantScheme, quant_format: QuantFormat, aim: Target
-) -> str:
-    """Returns what is wrong, or nothing."""
-    try:
-        check_servable(config, build_plan(config, scheme), quant_format, aim)
-    except IncompatibleError as error:
-        return error.message
-    return ""
 
 
 @pytest.mark.parametrize("config", [LLAMA_8B, MISTRAL_7B, QWEN_7B], ids=lambda c: c.model_type)
@@ -75,125 +35,78 @@ def test_the_usual_models_are_served(
     config: ModelConfig, tp: int, group_size: int, quant_format: QuantFormat
 ) -> None:
     for bits in (4, 8):
-        scheme = QuantScheme(bits, group_size)
-        limits = target(tp=tp, max_model_len=config.max_position_embeddings)
-        assert refusal(config, scheme, quant_format, limits) == ""
+        weights = serve(config, QuantScheme(bits, group_size), quant_format)
+        target = aim(tp=tp, max_model_len=config.max_position_embeddings)
+        assert refusal(weights, target) == ""
 
 
-@pytest.mark.parametrize(
-    ("config", "scheme", "quant_format", "fields", "message"),
-    [
-        (LLAMA_8B, QuantScheme(4, 128, sym=False), "gptq", {}, "format gptq must be symmetric"),
-        (
-            LLAMA_8B,
-            QuantScheme(8, 128, sym=False),
-            "compressed-tensors",
-            {},
-            "an asymmetric grid must have 4 bits, not 8",
-        ),
-        (
-            LLAMA_8B,
-            QuantScheme(4, 128, desc_act=True),
-            "gptq",
-            {},
-            "act-order with groups is no longer served",
-        ),
-        (LLAMA_8B, QuantScheme(8, 128), "gptq", {"device": "cpu"}, "on a CPU take 4 bits, not 8"),
-        (
-            LLAMA_8B,
-            GROUP_128,
-            "gptq",
-            {"max_model_len": 131073},
-            "max_model_len 131073 exceeds the model's 131072 positions",
-        ),
-        (LLAMA_8B, GROUP_128, "gptq", {"tp": 3}, "32 attention heads do not divide by tp 3"),
-        (QWEN_7B, GROUP_128, "gptq", {"tp": 8}, "28 attention heads do not divide by tp 8"),
-        (
-            dataclasses.replace(LLAMA_8B, num_key_value_heads=6, num_attention_heads=24),
-            GROUP_128,
-            "gptq",
-            {"tp": 4},
-            "6 key-value heads neither divide by tp 4 nor it by them",
-        ),
-        (
-            dataclasses.replace(LLAMA_8B, intermediate_size=2056),
-            QuantScheme(4, -1),
-            "gptq",
-            {"tp": 16},
-            "intermediate_size 2056 does not divide by tp 16",
-        ),
-        (
-            LLAMA_2_7B,
-            GROUP_128,
-            "gptq",
-            {"tp": 4},
-            r"mlp\.down_proj has 2752 input features per GPU, not a multiple of 128; "
-            r"mlp\.down_proj has 2752 input features per GPU, not a multiple of group_size 128",
-        ),
-        (
-            QWEN_4B,
-            GROUP_128,
-            "gptq",
-            {"tp": 8},
-            r"mlp\.down_proj has 1216 input features per GPU, not a multiple of 128",
-        ),
-        (
-            dataclasses.replace(LLAMA_8B, intermediate_size=14368),
-            QuantScheme(4, 32),
-            "gptq",
-            {},
-            r"mlp\.gate_proj has 14368 output features per GPU, not a multiple of 64",
-        ),
-    ],
-)
-def test_what_could_not_be_loaded_is_refused(
-    config: ModelConfig,
-    scheme: QuantScheme,
-    quant_format: QuantFormat,
-    fields: dict[str, Any],
-    message: str,
-) -> None:
-    with pytest.raises(IncompatibleError, match=message) as caught:
-        check_servable(config, build_plan(config, scheme), quant_format, target(**fields))
-    assert caught.value.exit_code == 7
+@pytest.mark.parametrize("gpu", ["t4", "a10", "rtx4090", "a100-80", "h100", "b200", "rtx5090"])
+def test_usual_gpus_serve_four_bits(gpu: str) -> None:
+    for quant_format in ("gptq", "compressed-tensors"):
+        weights = serve(LLAMA_8B, GROUP_128, quant_format)
+        assert refusal(weights, aim(gpu=gpu, max_model_len=8192, concurrency=4)) == ""
 
 
-def test_the_same_is_served_where_the_rule_does_not_hold() -> None:
-    """Each rule has a neighbour on the right side of it."""
-    for config, scheme, quant_format, fields in [
-        (LLAMA_8B, QuantScheme(4, 128, sym=False), "compressed-tensors", {}),
-        (LLAMA_8B, QuantScheme(4, -1, desc_act=True), "gptq", {}),
-        (LLAMA_8B, GROUP_128, "gptq", {"device": "cpu"}),
-        # Four GPUs share each key-value head, so none has less than a whole one.
-        (dataclasses.replace(LLAMA_8B, intermediate_size=16384), GROUP_128, "gptq", {"tp": 32}),
-        (LLAMA_2_7B, GROUP_128, "gptq", {"tp": 2}),
-        (QWEN_4B, GROUP_128, "gptq", {"tp": 4}),
-    ]:
-        assert refusal(config, scheme, quant_format, target(**fields)) == ""
+@pytest.mark.parametrize("storage", ["nf4", "fp8", "int8"])
+def test_other_storages_are_served_on_a_gpu_and_a_cpu(storage: Any) -> None:
+    weights = serve_uniform(storage)
+    for fields in ({"gpu": "a100-80"}, {"gpu": "rtx4090", "max_model_len": 8192}):
+        assert refusal(weights, aim(**fields)) == ""
+    assert refusal(weights, aim(device="cpu")) == ""
+
+
+def test_key_value_heads_that_several_gpus_hold() -> None:
+    """Four GPUs share each head, so none has less than a whole one."""
+    assert refusal(serve(LLAMA_8B, QuantScheme(4, 64)), aim(tp=32)) == ""
+
+
+def test_padded_tiles_are_served() -> None:
+    """Marlin pads what is no multiple of 64 x 128; only a group on two GPUs is in its way."""
+    assert refusal(serve(LLAMA_8B, QuantScheme(4, 32)), aim(tp=16)) == ""
 
 
 def test_all_broken_rules_are_named_at_once() -> None:
-    plan = build_plan(LLAMA_8B, QuantScheme(8, 128, sym=False))
-    aim = target(device="cpu", tp=3, max_model_len=10**6)
+    weights = serve(LLAMA_8B, QuantScheme(8, 128, sym=False))
     with pytest.raises(IncompatibleError) as caught:
-        check_servable(LLAMA_8B, plan, "gptq", aim)
-    message = str(caught.value)
+        check_servable(weights, aim(device="cpu", tp=3, max_model_len=10**6))
+    assert caught.value.exit_code == 7
+    message = caught.value.message
     assert message.startswith("vLLM on cpu with tp 3 could not serve this: ")
-    for words in ("must be symmetric", "4 bits, not 8", "1000000 exceeds", "do not divide by tp 3"):
+    for words in (
+        "must be symmetric (all layers) [gptq-symmetric]",
+        "4 bits, not 8",
+        "1000000 exceeds",
+        "32 attention heads do not divide by tp 3 [heads-per-gpu]",
+    ):
         assert words in message
+    assert caught.value.remedy is not None
+    for words in ("set sym: true", "set bits: 4", "set tp: 1 or 2 or 4 or 8 or 16"):
+        assert words in caught.value.remedy
 
 
 def test_the_gpu_is_named() -> None:
-    plan = build_plan(LLAMA_8B, GROUP_128)
-    with pytest.raises(IncompatibleError, match="vLLM on rtx4090 with tp 3"):
-        check_servable(LLAMA_8B, plan, "gptq", target(tp=3, gpu="rtx4090"))
+    with pytest.raises(IncompatibleError, match="vLLM on rtx4090 with tp 3 could not serve"):
+        check_servable(serve(), aim(tp=3, gpu="rtx4090"))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
-def test_other_runtimes_have_other_rules(runtime: str) -> None:
-    asymmetric = QuantScheme(8, 128, sym=False)
-    assert refusal(LLAMA_8B, asymmetric, "gptq", target(runtime=runtime)) == ""
-    assert refusal(LLAMA_8B, asymmetric, "gptq", target()) != ""
+def test_what_has_an_exact_form_in_onnx_is_not_refused(runtime: str) -> None:
+    for scheme in (QuantScheme(4, 128, sym=False), QuantScheme(4, 32, desc_act=True)):
+        weights = serve(LLAMA_8B, scheme, "gptq", {"layers": "*.v_proj", "group_size": 64})
+        assert refusal(weights, aim(runtime=runtime)) == ""
+        assert refusal(weights, aim()) != ""
+
+
+def test_70b_in_16_bits_on_four_small_gpus_is_refused_with_figures() -> None:
+    """The case of docs and talks: 32.9 GiB of weights leave too little of 40."""
+    target = aim(gpu="a100-40", tp=4, max_model_len=4096, concurrency=16)
+    said = refusal(describe_plain(LLAMA_70B), target)
+    assert "32.9 GiB of weights and 5.0 GiB of KV cache for 65536 tokens" in said
+    assert "(max_model_len 4096 x concurrency 16)" in said
+    assert "exceed the 36.8 GiB that vLLM by default takes of the 40 GiB of a100-40" in said
+    four_bits = serve(LLAMA_70B)
+    target = aim(gpu="a100-40", tp=2, max_model_len=4096, concurrency=16)
+    assert refusal(four_bits, target) == ""
 
 
 @pytest.mark.parametrize(
@@ -201,9 +114,18 @@ def test_other_runtimes_have_other_rules(runtime: str) -> None:
     [
         (({}, {"sym": False}), "format gptq must be symmetric"),
         (({"device": "cpu"}, {"bits": 8}), "take 4 bits, not 8"),
-        (({"tp": 2}, {}), "self_attn.o_proj has 64 input features per GPU, not a multiple of 128"),
+        (({}, {"bits": 3, "group_size": 128}), "3 bits are not served"),
+        (
+            ({"tp": 2}, {}),
+            "self_attn.o_proj has 64 input features per GPU, not a multiple of group",
+        ),
         (({"tp": 3}, {}), "4 attention heads do not divide by tp 3"),
         (({"max_model_len": 512}, {}), "max_model_len 512 exceeds the model's 256 positions"),
+        (({"gpu": "v100"}, {}), "need compute capability 7.5, v100 has 7.0"),
+        (
+            ({}, {"overrides": [{"layers": "*.v_proj", "skip": True}]}),
+            "q_proj, k_proj, v_proj are loaded as one and must be alike (model.layers.0",
+        ),
     ],
 )
 def test_validate_refuses_with_exit_code_7(
@@ -216,45 +138,26 @@ def test_validate_refuses_with_exit_code_7(
 ) -> None:
     fields, settings = change
     step = {"uses": "quantize.gptq", "model": "base", "data": "calibration", **settings}
-    aim = {"runtime": "vllm", **fields}
-    recipe = make_recipe(random_model, documents, {"quantize": step}, target=aim)
+    target = {"runtime": "vllm", **fields}
+    recipe = make_recipe(random_model, documents, {"quantize": step}, target=target)
     done = run_cli("validate", write_recipe(tmp_path, recipe))
-    assert done.returncode == 7
+    assert done.returncode == 7, done.stderr
     assert done.stderr.startswith("incompatible: step quantize: vLLM on ")
     assert message in done.stderr
+    assert (
+        "\n  → set " in done.stderr or "→ let an override" in done.stderr or "→ name" in done.stderr
+    )
     assert done.stdout == ""
 
 
-MIXTRAL = dataclasses.replace(
-    MISTRAL_7B,
-    model_type="mixtral",
-    num_hidden_layers=2,
-    experts=ExpertsConfig(EXPERT_NAMES["mixtral"], 8, 2, 14336, frozenset()),
-)
-
-
-@pytest.mark.parametrize("tp", [1, 2, 4, 8])
-def test_mixtral_is_served_whole(tp: int) -> None:
-    plan = build_plan(MIXTRAL, GROUP_128)
-    check_servable(MIXTRAL, plan, "compressed-tensors", target(tp=tp))
-
-
-def test_experts_of_a_block_must_be_alike() -> None:
-    overrides = [LayerOverride(layers="model.layers.1.*.experts.3.*", skip=True)]
-    plan = build_plan(MIXTRAL, GROUP_128, overrides)
-    pattern = (
-        r"tp 1 could not serve this: model\.layers\.1\.block_sparse_moe: experts are loaded as"
-    )
-    with pytest.raises(IncompatibleError, match=pattern):
-        check_servable(MIXTRAL, plan, "gptq", target())
-
-
-def test_an_experts_down_projection_is_cut_along_its_input() -> None:
-    experts = dataclasses.replace(MIXTRAL.experts, inner_size=768)
-    narrow = dataclasses.replace(MIXTRAL, experts=experts)
-    found = refusal(narrow, GROUP_128, "gptq", target(tp=4))
-    assert "block_sparse_moe.experts.*.w2 has 192 input features per GPU" in found
-    assert "w1 has" not in found
-    odd = dataclasses.replace(narrow, experts=dataclasses.replace(experts, inner_size=770))
-    found = refusal(odd, QuantScheme(4, -1), "gptq", target(tp=4))
-    assert "an expert's size 770 does not divide by tp 4" in found
+def test_validate_refuses_a_padded_vocabulary_in_gptq(
+    run_cli: RunCli, tmp_path: Path, documents: Path
+) -> None:
+    model = make_model(tmp_path / "model", vocab_size=6152, tie_word_embeddings=False)
+    step = {"uses": "quantize.rtn", "model": "base", "lm_head": True}
+    for quant_format, exit_code in (("gptq", 7), ("compressed-tensors", 0)):
+        steps = {"quantize": {**step, "format": quant_format}}
+        recipe = make_recipe(model, documents, steps, target={"runtime": "vllm"})
+        done = run_cli("validate", write_recipe(tmp_path, recipe))
+        assert done.returncode == exit_code, done.stderr
+        assert ("[gptq-vocabulary]" in done.stderr) == (exit_code == 7)

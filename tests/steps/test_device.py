@@ -28,17 +28,34 @@ def test_auto_takes_what_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "device", ["banana", "meta", "mps", "cuda:", "cuda:x", "cuda:-1", "", "CPU"]
+    "device",
+    [
+        "banana",
+        "meta",
+        "mps",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "",
+        "CPU",
+        "cuda:0,cuda:0",
+        "cpu,cpu",
+        "cuda:0,",
+    ],
 )
 def test_what_is_no_device_is_refused(device: str) -> None:
-    with pytest.raises(RecipeError, match=f"--device {device}: allowed are auto, cpu, cuda and"):
+    with pytest.raises(
+        RecipeError, match=f"--device {device}: allowed are auto, cpu, cuda, cuda:N and"
+    ):
         select_device(context(device))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "cuda:0,cuda:1"])
 def test_a_missing_gpu_is_a_missing_capability(device: str) -> None:
-    with pytest.raises(CapabilityError, match=f"device {device} is asked for, but torch"):
+    with pytest.raises(
+        CapabilityError, match=f"device {device.split(',', maxsplit=1)[0]} is asked for, but torch"
+    ):
         select_device(context(device))
 
 

@@ -211,31 +211,3 @@ def test_the_formats_own_library_reads_8_bits(
     assert finished.returncode == 0, finished.stderr
     decoded = decode("transformers_greedy.py", artifact, "float32", tmp_path)
     assert_decodes_like(write_dequantized(artifact, tmp_path / "dequantized"), decoded)
-
-
-@pytest.mark.parametrize(
-    ("options", "refusal", "vllm_says"),
-    [
-        (("--no-sym",), "must be symmetric", "Unsupported quantization config"),
-        (("--desc-act",), "act-order with groups", "desc_act=True"),
-        (("--desc-act", "--format", "compressed-tensors"), "act-order", "actorder='group'"),
-        (("--bits", "8"), "take 4 bits", "Marlin does not support weight_bits"),
-        (("--bits", "8", "--format", "compressed-tensors"), "take 4 bits", "not supported by CPU"),
-    ],
-    ids=["gptq-asym", "gptq-desc-act", "ct-desc-act", "gptq-8", "ct-8"],
-)
-def test_preflight_refuses_what_vllm_on_cpu_refuses(
-    tmp_path: Path, run_cli: RunCli, options: tuple[str, ...], refusal: str, vllm_says: str
-) -> None:
-    artifact, recipe = tmp_path / "artifact", tmp_path / "recipe.yaml"
-    short = ("--samples", "2", "--seq-len", "64")
-    written = run_cli("quantize", "gptq", TINY_MODEL, *options, *short, "--print-recipe")
-    recipe.write_text(written.stdout + "target: {runtime: vllm, device: cpu}\n")
-    refused = run_cli("validate", recipe)
-    assert refused.returncode == 7, refused.stderr
-    assert refusal in refused.stderr
-    finished = run_cli("quantize", "gptq", TINY_MODEL, "-o", artifact, *options, *short)
-    assert finished.returncode == 0, finished.stderr
-    decoded = run_decoder("greedy.py", artifact, "auto", tmp_path)
-    assert decoded.returncode != 0
-    assert vllm_says in decoded.stdout + decoded.stderr

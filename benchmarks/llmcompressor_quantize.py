@@ -1,0 +1,101 @@
+"""Quantises a model with the peer llm-compressor. Runs inside .venvs/llmcompressor, without llmopt.
+
+    python llmcompressor_quantize.py MODEL_DIR IDS.npy OUT_DIR
+        [--bits 4] [--group-size 128] [--batch-size 1]
+
+IDS.npy holds the calibration token ids, int64 [samples, seq_len]; llm-compressor sees exactly these
+rows, in this order. What is not given stays at its default: GPTQ, symmetric, actorder static,
+dampening 0.01, block after block; lm_head is left out. The last line on stdout is
+one JSON object; llm-compressor's own log goes to stderr. Wall and CPU seconds cover everything from
+opening the model to the saved checkpoint, but not imports; CPU seconds count threads and child
+processes, peak RSS is the process's own.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model_dir", type=Path)
+    parser.add_argument("ids", type=Path)
+    parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=1)
+    return parser.parse_args()
+
+
+def load_calibration(path: Path) -> list[dict[str, list[int]]]:
+    """Loads [samples, seq_len] token ids as rows of a data set, without padding."""
+    ids = np.load(path)
+    if ids.ndim != 2 or ids.dtype != np.int64:
+        raise ValueError(f"{path}: want int64 [samples, seq_len], got {ids.dtype} {ids.shape}")
+    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids.tolist()]
+
+
+def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) -> dict[str, float]:
+    """Quantises and saves the model; returns wall and CPU seconds and peak RSS in bytes."""
+    from datasets import Dataset  # noqa: PLC0415  (these read os.environ)
+    from llmcompressor import oneshot  # noqa: PLC0415
+    from llmcompressor.modifiers.gptq import GPTQModifier  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    wall, cpu = time.perf_counter(), measure_cpu_s()
+    weights = {
+        "num_bits": args.bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": args.group_size,
+    }
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    oneshot(
+        model=str(args.model_dir),
+        tokenizer=AutoTokenizer.from_pretrained(args.model_dir),
+        dataset=Dataset.from_list(calibration),
+        recipe=GPTQModifier(config_groups=groups, ignore=["lm_head"]),
+        batch_size=args.batch_size,
+        max_seq_length=len(calibration[0]["input_ids"]),
+        num_calibration_samples=len(calibration),
+        shuffle_calibration_samples=False,
+        output_dir=str(args.out_dir),
+    )
+    return {
+        "wall_s": round(time.perf_counter() - wall, 3),
+        "cpu_s": round(measure_cpu_s() - cpu, 3),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def measure_cpu_s() -> float:
+    """Returns the CPU seconds of this process, its threads and its ended children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def main() -> None:
+    """Quantises one model and prints one JSON line."""
+    args = parse_arguments()
+    os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
+    calibration = load_calibration(args.ids)
+    with contextlib.redirect_stdout(sys.stderr):
+        measured = quantize(args, calibration)
+        from llmcompressor import __version__  # noqa: PLC0415
+    shape = {"samples": len(calibration), "seq_len": len(calibration[0]["input_ids"])}
+    print(json.dumps({"tool": f"llmcompressor {__version__}", **shape, **measured}))
+
+
+if __name__ == "__main__":
+    main()
