@@ -145,3 +145,18 @@ def test_eval_prints_intervals(
     assert f" % [{low:.2f}, {high:.2f}])" in text
     low, high = found["top1_agreement_ci"]
     assert f" % [{100 * low:.2f}, {100 * high:.2f}]" in text
+
+
+def test_steps_without_data_have_no_options_for_it(
+    run_here: RunHere, tmp_path: Path, random_model: Path
+) -> None:
+    assert "--samples" in run_here("quantize", "int8", "--help").stdout
+    assert "--samples" not in run_here("quantize", "fp8", "--help").stdout
+    skip = ("--skip", "lm_head", "--skip", "mlp.down_proj")
+    printed = run_here("quantize", "fp8", random_model, *skip, "--print-recipe")
+    (tmp_path / "r.yaml").write_text(printed.stdout, encoding="utf-8")
+    step = load_recipe(tmp_path / "r.yaml").recipe.steps["quantize"]
+    assert step.settings()["skip"] == ["lm_head", "mlp.down_proj"]
+    done = run_here("quantize", "fp8", random_model, *skip, "-o", "q")
+    assert done.returncode == 0, done.stderr
+    assert run_here("verify", "q").returncode == 0

@@ -41,8 +41,45 @@ def quantize_experts(folder: Path, run_cli: RunCli, family: str, quant_format: s
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_compressed_tensors_reads_each_expert(tmp_path: Path, run_cli: RunCli, family: str) -> None:
     artifact = quantize_experts(tmp_path, run_cli, family, "compressed-tensors")
+    assert_decoded_alike(artifact, family, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_transformers_reads_each_float8_expert(
+    tmp_path: Path, run_cli: RunCli, family: str
+) -> None:
+    """Of int8 experts transformers 5.19 takes none: it converts packed and float8 ones alone."""
+    model = make_model(tmp_path / "model", family, norm_topk_prob=True, **SHAPE)
+    artifact = tmp_path / "artifact"
+    finished = run_cli("quantize", "fp8", model, "-o", artifact)
+    assert finished.returncode == 0, finished.stderr
+    assert_decoded_alike(artifact, family, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "refusal"),
+    [
+        ("int8", "weight_key=QuantKey(i8,scale(f32,static,per_channel),symmetric), "
+         "activation_key=QuantKey(i8,scale(f32,dynamic,per_token),symmetric)"),
+        ("fp8", "Unsupported FP8 MoE backend"),
+    ],
+)  # fmt: skip
+def test_vllm_on_a_cpu_has_no_kernel_for_8_bit_experts(
+    tmp_path: Path, run_cli: RunCli, method: str, refusal: str
+) -> None:
+    """It reads the checkpoint up to the choice of a kernel, and asks for the right one."""
+    model = make_model(tmp_path / "model", "mixtral", **SHAPE)
+    finished = run_cli("quantize", method, model, "-o", tmp_path / "artifact")
+    assert finished.returncode == 0, finished.stderr
+    decoded = run_decoder("greedy.py", tmp_path / "artifact", "auto", tmp_path)
+    assert decoded.returncode != 0
+    assert refusal in decoded.stderr
+
+
+def assert_decoded_alike(artifact: Path, family: str, folder: Path) -> None:
+    """Compares what the library makes of every expert with the numpy dequantiser, bit by bit."""
     script = REPOSITORY / "tests" / "vllm" / "transformers_experts.py"
-    output = tmp_path / "experts.safetensors"
+    output = folder / "experts.safetensors"
     finished = subprocess.run(
         [VLLM_PYTHON, script, artifact, output],
         capture_output=True, text=True, timeout=420, check=False,
