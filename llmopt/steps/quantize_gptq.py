@@ -43,7 +43,7 @@ class QuantizeGptq(QuantizeFields):
     experts: ExpertFields = Field(
         default_factory=ExpertFields,
         description="Mixtures of experts: what becomes of experts that see few calibration "
-        "tokens; by default they are calibrated on all tokens of their block.",
+        "tokens; by default they are calibrated on all tokens of the block.",
     )
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class QuantizeGptq(QuantizeFields):
             assert H_II is not None
             return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
 
-        min_tokens = self.experts.count_tokens(checkpoint.config)
-        policy = ExpertPolicy(min_tokens, self.experts.starved, options.scale_dtype)
+        experts = self.experts
+        policy = ExpertPolicy(experts.min_tokens, experts.starved, options.scale_dtype)
         job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"), policy)
         return run_quantization(self, job, context)

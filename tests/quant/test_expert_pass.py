@@ -297,7 +297,7 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert describe_starved(resumed.journal.errors, policy)
 
 
-def make_policy(starved: StarvedPolicy, min_tokens: int) -> ExpertPolicy:
+def make_policy(starved: StarvedPolicy, min_tokens: int | None) -> ExpertPolicy:
     """Returns a policy for models in float32."""
     return ExpertPolicy(min_tokens, starved, torch.float32)
 
@@ -337,15 +337,16 @@ def test_starved_experts_are_rounded_to_nearest(
         error = errors[expert_layers(family, 0, expert)[0]]
         assert error.starved == ("rtn" if expert in starved else None)
         assert error.snr_db > 5
-    first = describe_starved(found.journal.errors, policy)[0]
-    place = expert_layers(family, 0, min(starved))[0].rpartition(".")[0]
-    count = errors[expert_layers(family, 0, min(starved))[0]].num_tokens
-    assert first == (
-        f"{place}: {count} calibration tokens were routed to it, fewer than 165 "
+    name = expert_layers(family, 0, min(starved))[0]
+    assert describe_starved(found.journal.errors, policy)[0] == (
+        f"{name}: {errors[name].num_tokens} calibration tokens were routed to it, fewer than 165 "
         "(experts.min_tokens); rounded to nearest"
     )
-    assert progress.notes[0].startswith(place.rpartition(".")[0] + ": fewer than 165 calibration")
-    assert f"experts {min(starved)} ({count})" in progress.notes[0]
+    place = name.rpartition(".")[0].rpartition(".")[0]
+    assert progress.notes[0].startswith(
+        f"{place}: layers that see fewer calibration tokens than 165 are rounded to nearest: of "
+        f"experts {min(starved)} ({errors[name].num_tokens})"
+    )
 
 
 def test_starved_experts_are_calibrated_on_all_tokens(
@@ -368,13 +369,29 @@ def test_starved_experts_are_calibrated_on_all_tokens(
         is_common = torch.allclose(down, mean_square(inner), rtol=1e-4, atol=1e-5)
         assert is_common == (expert in starved)
     lines = describe_starved(found.journal.errors, policy)
-    assert all(line.endswith("calibrated on all tokens of its block") for line in lines)
-    assert sum(".layers.0." in line for line in lines) == len(starved)
+    assert all(line.endswith("calibrated on all tokens of the block") for line in lines)
+    assert sum(".layers.0." in line for line in lines) == 3 * len(starved)
+
+
+def test_by_default_each_layer_wants_as_many_tokens_as_input_features(tmp_path: Path) -> None:
+    # 420 routed tokens for 4 experts: gate and up read 64 features, down 96.
+    source = make_small_model(tmp_path / "model", "mixtral", **FLOAT32)
+    policy, windows = make_policy("rtn", None), make_windows(7, 30)
+    result = quantize(source, tmp_path, options=EXACT, experts=policy, windows=windows)
+    fates = set()
+    for error in result.journal.errors:
+        if error.num_tokens is not None:
+            limit = 96 if error.layer.endswith("w2") else 64
+            assert (error.starved == "rtn") == (error.num_tokens < limit)
+            fates.add((limit, error.starved))
+    assert len(fates) == 4
+    line = describe_starved(result.journal.errors, policy)[0]
+    assert "fewer than its input features (experts.min_tokens)" in line
 
 
 def test_starved_experts_end_the_run_where_that_is_asked_for(model: Path, tmp_path: Path) -> None:
     pattern = (
-        r"model\.layers\.0\.\w+\.experts: fewer than 200 calibration tokens "
+        r"model\.layers\.0\.\w+\.experts: fewer calibration tokens than 200 "
         r"\(experts\.min_tokens\) were routed to experts \d \(\d+\)"
     )
     with pytest.raises(InputError, match=pattern) as caught:
