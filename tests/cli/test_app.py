@@ -86,7 +86,11 @@ def test_every_listed_command_is_there(run_here: RunHere, command: str) -> None:
 @pytest.mark.parametrize(
     ("command", "model", "left_out"),
     [
-        (("quantize", "gptq"), step_types()["quantize.gptq"], {"model", "data", "overrides"}),
+        (
+            ("quantize", "gptq"),
+            step_types()["quantize.gptq"],
+            {"model", "data", "overrides", "experts"},
+        ),
         (("quantize", "rtn"), step_types()["quantize.rtn"], {"model", "data", "overrides"}),
         (("quantize", "gptq"), DatasetSpec, {"set", "path", "hf", "revision", "mix", "require"}),
         (
