@@ -109,51 +109,57 @@ class ExpertPass(BlockPass):
         self._counts = counts_E.tolist()
 
     def _check_starved(self) -> None:
-        experts = range(self._experts.config.num_experts)
-        starved = {e: self._counts[e] for e in experts if self._find_treatment(e) is not None}
+        config = self._experts.config
+        starved = {
+            expert: self._counts[expert]
+            for expert in range(config.num_experts)
+            if any(self._find_treatment(stage) for stage in expert_stages(config, expert))
+        }
         if self._policy is not None:
-            self._policy.refuse(self._prefix + self._experts.config.names.fused, starved)
+            self._policy.refuse(self._prefix + config.names.fused, starved)
 
-    def _find_treatment(self, expert: int) -> StarvedPolicy | None:
-        """Returns what is done with an expert that is rounded and starved, else None."""
-        policy = self._policy
-        if policy is None or self._counts[expert] >= policy.min_tokens:
+    def _find_treatment(self, stage: Stage) -> StarvedPolicy | None:
+        """Returns what is done with a stage that is rounded and starved, else None."""
+        policy, in_features = self._policy, self._block.weight(stage.layers[0]).shape[1]
+        if policy is None or not policy.is_starved(self._count(stage), in_features):
             return None
-        stages = expert_stages(self._experts.config, expert)
-        layers = [self._prefix + layer for stage in stages for layer in stage.layers]
-        return policy.starved if any(self._rounding.schemes[layer] for layer in layers) else None
+        schemes = self._rounding.schemes
+        is_rounded = any(schemes[self._prefix + layer] for layer in stage.layers)
+        return policy.starved if is_rounded else None
+
+    def _count(self, stage: Stage) -> int:
+        assert stage.expert is not None
+        return self._counts[stage.expert]
 
     def _pass_expert(self, expert: int, data: CalibrationBatches) -> None:
         gate_up, down = expert_stages(self._experts.config, expert)
-        self._quantize_expert(expert, gate_up, lambda: self._gather_expert_input(gate_up, data))
+        self._quantize_expert(gate_up, lambda: self._gather_expert_input(gate_up, data))
         for batch in self._batches:
             tokens_n, _ = batch.routing.find_tokens(expert)
             X_nD = data.look(batch.index, "input")[tokens_n]
             data.keep(batch.index, "inner", self._experts.inner(expert, X_nD))
-        self._quantize_expert(expert, down, lambda: self._gather_expert_inner(down, data))
+        self._quantize_expert(down, lambda: self._gather_expert_inner(down, data))
         for batch in self._batches:
             sum_ND, inner_nF = (data.take(batch.index, name) for name in ("sum", "inner"))
             routed = batch.routing.find_tokens(expert)
             self._experts.add_output(sum_ND, expert, inner_nF, routed)
             data.keep(batch.index, "sum", sum_ND)
 
-    def _quantize_expert(
-        self, expert: int, stage: Stage, gather: Callable[[], Tensor | None]
-    ) -> None:
-        treatment = self._find_treatment(expert)
+    def _quantize_expert(self, stage: Stage, gather: Callable[[], Tensor | None]) -> None:
+        treatment = self._find_treatment(stage)
         solve = self._rounding.solve
         if treatment == "rtn":
             assert self._policy is not None
             solve = self._policy.solve_nearest
         result = self._solve_stage(stage, gather, solve)
-        marks = {"num_tokens": self._counts[expert], "starved": treatment}
+        marks = {"num_tokens": self._count(stage), "starved": treatment}
         errors = [error.model_copy(update=marks) for error in result.errors]
         self._accept(stage, BlockResult(result.weights, errors))
 
     def _gather_expert_input(self, stage: Stage, data: CalibrationBatches) -> Tensor | None:
         """Returns the Hessian of what gate and up read; of all tokens it is one for all experts."""
         assert stage.expert is not None
-        if self._find_treatment(stage.expert) == "all_tokens":
+        if self._find_treatment(stage) == "all_tokens":
             if self._common_II is None:
                 self._common_II = self._gather_all_inputs(stage, data)
             return self._common_II
@@ -161,7 +167,7 @@ class ExpertPass(BlockPass):
         for batch in self._batches:
             tokens_n, _ = batch.routing.find_tokens(stage.expert)
             hessian.add(data.look(batch.index, "input")[batch.keep_real(tokens_n, tokens_n)])
-        return hessian.finish() if self._counts[stage.expert] else None
+        return hessian.finish() if self._count(stage) else None
 
     def _gather_all_inputs(self, stage: Stage, data: CalibrationBatches) -> Tensor:
         hessian = self._new_hessian(stage)
@@ -172,7 +178,7 @@ class ExpertPass(BlockPass):
     def _gather_expert_inner(self, stage: Stage, data: CalibrationBatches) -> Tensor | None:
         """Returns the Hessian of what down reads."""
         assert stage.expert is not None
-        takes_all = self._find_treatment(stage.expert) == "all_tokens"
+        takes_all = self._find_treatment(stage) == "all_tokens"
         hessian = self._new_hessian(stage)
         for batch in self._batches:
             if takes_all:
@@ -181,7 +187,7 @@ class ExpertPass(BlockPass):
             else:
                 tokens_n, _ = batch.routing.find_tokens(stage.expert)
                 hessian.add(batch.keep_real(data.look(batch.index, "inner"), tokens_n))
-        return hessian.finish() if takes_all or self._counts[stage.expert] else None
+        return hessian.finish() if takes_all or self._count(stage) else None
 
 
 def _find_real(batch: Batch) -> Tensor | None:

@@ -16,7 +16,7 @@ from llmopt.quant.solution import Solution
 StarvedPolicy = Literal["rtn", "all_tokens", "fail"]
 TREATMENTS = {
     "rtn": "rounded to nearest",
-    "all_tokens": "calibrated on all tokens of its block",
+    "all_tokens": "calibrated on all tokens of the block",
 }
 
 
@@ -25,15 +25,25 @@ class ExpertPolicy:
     """When an expert is starved, and what is done then (docs/adr/0012).
 
     Attributes:
-        min_tokens: An expert that fewer tokens were routed to is starved.
-        starved: `rtn` rounds it to nearest, `all_tokens` calibrates it on all tokens of its
+        min_tokens: Layers of an expert that fewer tokens were routed to are starved; None takes
+            each layer's number of input features.
+        starved: `rtn` rounds them to nearest, `all_tokens` calibrates them on all tokens of the
             block, `fail` ends the run.
         scale_dtype: The dtype that the model is served in.
     """
 
-    min_tokens: int
+    min_tokens: int | None
     starved: StarvedPolicy
     scale_dtype: torch.dtype
+
+    def is_starved(self, num_tokens: int, in_features: int) -> bool:
+        """Tells whether a layer sees too few tokens."""
+        return num_tokens < (in_features if self.min_tokens is None else self.min_tokens)
+
+    @property
+    def limit(self) -> str:
+        """The limit in words, for messages."""
+        return "its input features" if self.min_tokens is None else str(self.min_tokens)
 
     def solve_nearest(self, W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
         """Rounds stacked rows to nearest; with act-order too, columns stay in their places."""
@@ -54,45 +64,35 @@ class ExpertPolicy:
         if counts and self.starved == "fail":
             named = ", ".join(f"{expert} ({count})" for expert, count in counts.items())
             raise InputError(
-                f"{place}: fewer than {self.min_tokens} calibration tokens (experts.min_tokens) "
-                f"were routed to experts {named}",
+                f"{place}: fewer calibration tokens than {self.limit} (experts.min_tokens) were "
+                f"routed to experts {named}",
                 remedy="calibrate with more or with more varied tokens, lower experts.min_tokens, "
                 "or set experts.starved to rtn or all_tokens",
             )
 
 
 def describe_starved(errors: Sequence[LayerError], policy: ExpertPolicy | None) -> list[str]:
-    """Says of each starved expert how many tokens it saw and what was done, one line each."""
-    return [
-        f"{name}: {count} calibration tokens were routed to it, fewer than "
-        f"{_min_tokens(policy)} (experts.min_tokens); {treatment}"
-        for name, (count, treatment) in _find_starved(errors).items()
-    ]
+    """Says of each starved layer how many tokens it saw and what was done, one line each."""
+    lines = []
+    for error in errors:
+        if error.starved is not None:
+            assert policy is not None  # without one nothing is starved
+            lines.append(
+                f"{error.layer}: {error.num_tokens} calibration tokens were routed to it, fewer "
+                f"than {policy.limit} (experts.min_tokens); {TREATMENTS[error.starved]}"
+            )
+    return lines
 
 
 def note_starved(errors: Sequence[LayerError], policy: ExpertPolicy | None) -> str | None:
-    """Says the same of one block in one line; None where no expert was starved."""
-    starved = _find_starved(errors)
-    if not starved:
+    """Says the same of one block in one line, expert by expert; None where none was starved."""
+    starved = [error for error in errors if error.starved is not None]
+    if policy is None or not starved:
         return None
-    place = next(iter(starved)).rpartition(".")[0]
-    named = ", ".join(f"{name.rpartition('.')[2]} ({n})" for name, (n, _) in starved.items())
-    _, treatment = next(iter(starved.values()))
+    experts = {error.layer.rpartition(".")[0]: error.num_tokens for error in starved}
+    place = next(iter(experts)).rpartition(".")[0]
+    named = ", ".join(f"{name.rpartition('.')[2]} ({count})" for name, count in experts.items())
     return (
-        f"{place}: fewer than {_min_tokens(policy)} calibration tokens were routed to experts "
-        f"{named}; {treatment}"
+        f"{place}: layers that see fewer calibration tokens than {policy.limit} are "
+        f"{TREATMENTS[policy.starved]}: of experts {named}"
     )
-
-
-def _find_starved(errors: Sequence[LayerError]) -> dict[str, tuple[int, str]]:
-    """Returns starved experts by full name: their tokens, and what was done with them."""
-    return {
-        error.layer.rpartition(".")[0]: (error.num_tokens or 0, TREATMENTS[error.starved])
-        for error in errors
-        if error.starved is not None
-    }
-
-
-def _min_tokens(policy: ExpertPolicy | None) -> int:
-    assert policy is not None  # without one no expert is starved
-    return policy.min_tokens

@@ -72,7 +72,7 @@ class QuantizeGptq(QuantizeFields):
     experts: ExpertFields = Field(
         default_factory=ExpertFields,
         description="Mixtures of experts: what becomes of experts that see few calibration "
-        "tokens; by default they are calibrated on all tokens of their block.",
+        "tokens; by default they are calibrated on all tokens of the block.",
     )
 
     @model_validator(mode="after")
@@ -159,8 +159,8 @@ class QuantizeGptq(QuantizeFields):
         if self.budget is not None:
             free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
             budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
-        min_tokens = self.experts.count_tokens(checkpoint.config)
-        policy = ExpertPolicy(min_tokens, self.experts.starved, options.scale_dtype)
+        experts = self.experts
+        policy = ExpertPolicy(experts.min_tokens, experts.starved, options.scale_dtype)
         asymmetric = None
         if self.asymmetric_strength:
             asymmetric = AsymmetricOptions(self.asymmetric_strength, self.damp_percent)

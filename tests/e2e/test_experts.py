@@ -38,7 +38,7 @@ def test_killed_mixture_is_the_same_and_usable(
         artifact = killed.folder / job.artifact
         assert read_payload(artifact) == read_payload(whole.folder / job.artifact)
         check_manifest(artifact)
-        assert "experts: fewer than 500 calibration tokens were routed to experts" in stderr
+        assert "layers that see fewer calibration tokens than 500 are rounded to nearest" in stderr
         check_use(killed, job.artifact)
     finally:
         whole.stop_all()
@@ -49,8 +49,8 @@ def check_manifest(artifact: Path) -> None:
     """Starved experts of blocks before and after the kill are named, with what was done."""
     manifest = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
     assert len(manifest["layers"]) == NUM_BLOCKS * (4 + 3 * 4)
-    starved = {row["layer"].rpartition(".")[0] for row in manifest["layers"] if row["starved"]}
-    assert 0 < len(starved) < NUM_BLOCKS * 4
+    starved = {row["layer"] for row in manifest["layers"] if row["starved"]}
+    assert 0 < len(starved) < 3 * NUM_BLOCKS * 4
     assert {int(name.split(".")[2]) for name in starved} > {0, NUM_BLOCKS - 1}
     assert {line.partition(":")[0] for line in manifest["degraded"]} == starved
     assert all(

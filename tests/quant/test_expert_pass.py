@@ -1,6 +1,5 @@
 """Blocks of experts in this process: small models of both families, real files, no mocks."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,22 +7,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from llmopt.artifacts.progress import SilentProgress
-from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
-from llmopt.errors import InputError
-from llmopt.quant.expert_policy import ExpertPolicy, StarvedPolicy, describe_starved
+from llmopt.quant.expert_policy import describe_starved
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.rounding import solve_rtn
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
-from tests.checkpoint.numpy_dequantizer import Layer, dequantize_folder, read_folder
+from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
+from tests.quant.expert_models import (
+    EXACT,
+    FLOAT32,
+    NAMES,
+    expert_layers,
+    load_rounded,
+    make_policy,
+    mean_square,
+    run_reference,
+    watch_inputs,
+)
 from tests.quant.layers import make_options
 from tests.quant.pipeline import Quantized, make_small_model, make_windows, quantize
 from tests.quant.test_quantize_checkpoint import (
@@ -36,102 +42,6 @@ from tests.quant.test_quantize_checkpoint import (
 from tests.quant.textbook_gptq import TextbookScheme, output_error, textbook_gptq
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-FAMILIES = ("mixtral", "qwen3_moe")
-NAMES = {
-    "mixtral": ("block_sparse_moe.experts.{}.", ("w1", "w3", "w2")),
-    "qwen3_moe": ("mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
-}
-FLOAT32 = {"dtype": torch.float32}
-EXACT = make_options(scale_dtype=torch.float32)  # so that the reference below has no noise
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    """The model's family."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def model(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random mixture of 2 blocks, hidden 64, 4 experts, float32; do not write into it."""
-    return make_small_model(tmp_path_factory.mktemp("experts") / "model", family, **FLOAT32)
-
-
-@pytest.fixture(scope="module")
-def result(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
-    """That model in 4 bits; do not write into it."""
-    return quantize(model, tmp_path_factory.mktemp("quantized"), options=EXACT)
-
-
-def expert_layers(family: str, block: int, expert: int) -> list[str]:
-    """Returns the full names of an expert's gate, up and down."""
-    prefix, layers = NAMES[family]
-    return [f"model.layers.{block}.{prefix.format(expert)}{layer}" for layer in layers]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What transformers computes in the first block, whose layers are rounded up to the MLP.
-
-    `inputs` are the mixture's, [N, D]; `chosen` the experts of each token, sorted by name alone.
-    """
-
-    inputs: Tensor
-    chosen: list[set[int]]
-
-    def inputs_of(self, expert: int) -> Tensor:
-        """Returns the rows that go through an expert."""
-        return self.inputs[[expert in chosen for chosen in self.chosen]]
-
-
-def load_rounded(model: Path, layers: dict[str, Layer], family: str, num_blocks: int) -> Any:
-    """Loads the original into transformers, with the rounded weights of the first blocks."""
-    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    for name, layer in layers.items():
-        if int(name.split(".")[2]) >= num_blocks:
-            continue
-        weights = torch.from_numpy(layer.weights)
-        if ".experts." not in name:
-            reference.get_submodule(name).weight.data.copy_(weights)
-            continue
-        expert, kind = int(name.split(".")[-2]), NAMES[family][1].index(name.rpartition(".")[2])
-        fused = reference.model.layers[int(name.split(".")[2])].mlp.experts
-        if kind == 2:
-            fused.down_proj.data[expert] = weights
-        else:
-            size = len(weights)
-            fused.gate_up_proj.data[expert, kind * size : (kind + 1) * size] = weights
-    return reference
-
-
-def watch_inputs(reference: Any, ids_NT: Tensor, module: str) -> Tensor:
-    """Returns what a module reads when the model runs, [N, D]."""
-    seen: list[Tensor] = []
-    hook = reference.get_submodule(module).register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].flatten(0, -2))
-    )
-    with torch.inference_mode():
-        reference(ids_NT)
-    hook.remove()
-    return seen[0]
-
-
-def run_reference(model: Path, result: Quantized, family: str) -> Reference:
-    """Runs transformers on the calibration windows, and routes by hand."""
-    rounded = dequantize_folder(result.folder)
-    attention = {name: layer for name, layer in rounded.items() if ".self_attn." in name}
-    reference = load_rounded(model, attention, family, 1)
-    inputs = watch_inputs(reference, torch.from_numpy(make_windows().ids_NT), "model.layers.0.mlp")
-    router = read_folder(model)[f"model.layers.0.{NAMES[family][0].partition('.')[0]}.gate.weight"]
-    logits = inputs.double().numpy() @ router.to_numpy().astype(np.float64).T
-    chosen = [set(row.argsort()[-2:].tolist()) for row in logits]
-    return Reference(inputs, chosen)
-
-
-def mean_square(X_ND: Tensor) -> Tensor:
-    """Returns the Hessian, X^T X over tokens."""
-    return X_ND.T @ X_ND / len(X_ND)
 
 
 def test_each_experts_hessians_are_of_the_tokens_that_transformers_sends_it(
@@ -295,125 +205,6 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert read_files(resumed.folder) == read_files(whole.folder)
     assert resumed.journal.errors == whole.journal.errors
     assert describe_starved(resumed.journal.errors, policy)
-
-
-def make_policy(starved: StarvedPolicy, min_tokens: int) -> ExpertPolicy:
-    """Returns a policy for models in float32."""
-    return ExpertPolicy(min_tokens, starved, torch.float32)
-
-
-def find_starved(result: Quantized, min_tokens: int) -> tuple[set[int], set[int]]:
-    """Returns the experts of the first block below and above so many tokens."""
-    counts = {
-        int(error.layer.split(".")[-2]): error.num_tokens
-        for error in result.journal.errors
-        if ".layers.0." in error.layer and ".experts." in error.layer
-    }
-    starved = {expert for expert, count in counts.items() if count < min_tokens}
-    return starved, counts.keys() - starved
-
-
-def test_starved_experts_are_rounded_to_nearest(
-    model: Path, tmp_path: Path, family: str, result: Quantized
-) -> None:
-    limit = 165
-    starved, others = find_starved(result, limit)
-    assert starved
-    assert others
-    progress = InterruptingProgress()
-    policy = make_policy("rtn", limit)
-    found = quantize(model, tmp_path, options=EXACT, experts=policy, progress=progress)
-    layers, before = dequantize_folder(found.folder), dequantize_folder(result.folder)
-    original = read_folder(model)
-    for expert in range(4):
-        for name in expert_layers(family, 0, expert):
-            W = torch.from_numpy(original[f"{name}.weight"].to_numpy().copy())
-            nearest = solve_rtn(W, None, QuantScheme(4, 32), torch.float32).weight.q_IO.T.numpy()
-            assert np.array_equal(layers[name].integers, nearest) == (expert in starved), name
-            if expert in others:
-                assert np.array_equal(layers[name].integers, before[name].integers)
-    errors = {error.layer: error for error in found.journal.errors}
-    for expert in range(4):
-        error = errors[expert_layers(family, 0, expert)[0]]
-        assert error.starved == ("rtn" if expert in starved else None)
-        assert error.snr_db > 5
-    first = describe_starved(found.journal.errors, policy)[0]
-    place = expert_layers(family, 0, min(starved))[0].rpartition(".")[0]
-    count = errors[expert_layers(family, 0, min(starved))[0]].num_tokens
-    assert first == (
-        f"{place}: {count} calibration tokens were routed to it, fewer than 165 "
-        "(experts.min_tokens); rounded to nearest"
-    )
-    assert progress.notes[0].startswith(place.rpartition(".")[0] + ": fewer than 165 calibration")
-    assert f"experts {min(starved)} ({count})" in progress.notes[0]
-
-
-def test_starved_experts_are_calibrated_on_all_tokens(
-    model: Path, tmp_path: Path, family: str, result: Quantized
-) -> None:
-    limit = 165
-    starved, _ = find_starved(result, limit)
-    policy = make_policy("all_tokens", limit)
-    found = quantize(model, tmp_path, options=EXACT, experts=policy)
-    inputs = run_reference(model, result, family).inputs
-    layers = dequantize_folder(found.folder)
-    for expert in range(4):
-        (_, gate_up, _), (_, down, _) = found.solver.seen[2 + 2 * expert : 4 + 2 * expert]
-        is_common = torch.allclose(gate_up, mean_square(inputs), rtol=1e-4, atol=1e-5)
-        assert is_common == (expert in starved)
-        gate, up, _ = (
-            torch.from_numpy(layers[name].weights) for name in expert_layers(family, 0, expert)
-        )
-        inner = torch.nn.functional.silu(inputs @ gate.T) * (inputs @ up.T)
-        is_common = torch.allclose(down, mean_square(inner), rtol=1e-4, atol=1e-5)
-        assert is_common == (expert in starved)
-    lines = describe_starved(found.journal.errors, policy)
-    assert all(line.endswith("calibrated on all tokens of its block") for line in lines)
-    assert sum(".layers.0." in line for line in lines) == len(starved)
-
-
-def test_starved_experts_end_the_run_where_that_is_asked_for(model: Path, tmp_path: Path) -> None:
-    pattern = (
-        r"model\.layers\.0\.\w+\.experts: fewer than 200 calibration tokens "
-        r"\(experts\.min_tokens\) were routed to experts \d \(\d+\)"
-    )
-    with pytest.raises(InputError, match=pattern) as caught:
-        quantize(model, tmp_path, options=EXACT, experts=make_policy("fail", 200))
-    assert "set experts.starved to rtn or all_tokens" in str(caught.value.remedy)
-    enough = make_policy("fail", 1)
-    assert quantize(model, tmp_path / "enough", options=EXACT, experts=enough).journal.num_done == 2
-
-
-@pytest.mark.parametrize("starved", ["rtn", "all_tokens"])
-@pytest.mark.parametrize("order", ["natural", "desc_act"])
-def test_experts_that_saw_no_token(tmp_path: Path, starved: StarvedPolicy, order: str) -> None:
-    source = make_small_model(
-        tmp_path / "model", "mixtral", num_experts=9, num_experts_per_tok=1, **FLOAT32
-    )
-    options = make_options(order=order, scale_dtype=torch.float32)
-    policy, windows = make_policy(starved, 1), make_windows(1, 6)
-    result = quantize(source, tmp_path, options=options, experts=policy, windows=windows)
-    unseen = [error for error in result.journal.errors if error.num_tokens == 0]
-    assert len(unseen) >= 3 * 2 * 3
-    for error in unseen:
-        assert error.starved == starved
-        assert (error.loss is None) == (starved == "rtn")
-    assert Checkpoint.open(result.folder).quantization.base.scheme == options.scheme
-    original, layers = read_folder(source), dequantize_folder(result.folder)
-    for error in unseen:
-        W = original[f"{error.layer}.weight"].to_numpy()
-        assert np.mean((layers[error.layer].weights - W) ** 2) < 0.02 * np.mean(W**2)
-
-
-def test_experts_that_are_left_as_they_are_do_not_starve(model: Path, tmp_path: Path) -> None:
-    plan = build_plan(
-        Checkpoint.open(model).config,
-        EXACT.scheme,
-        [LayerOverride(layers="*.experts.*", skip=True)],
-    )
-    policy = make_policy("fail", 10_000)
-    result = quantize(model, tmp_path, options=EXACT, plan=plan, experts=policy)
-    assert len(result.journal.errors) == 8
 
 
 def round_to_nearest(source: Path, scratch: Path, windows: CalibrationWindows | None) -> Journal:
