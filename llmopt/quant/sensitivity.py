@@ -122,7 +122,7 @@ def choose_plan(job: QuantizeJob, costs: LayerCosts, budget: Budget) -> QuantPla
     for unit, index in zip(units, choose_options(options, bound - fixed), strict=True):
         schemes |= dict.fromkeys(unit, replace(plan.base, bits=budget.choices[index]))
     counts = Counter(scheme for scheme in schemes.values() if scheme is not None)
-    return QuantPlan(counts.most_common(1)[0][0], schemes)
+    return replace(plan, base=counts.most_common(1)[0][0], schemes=schemes)
 
 
 def _add_up(

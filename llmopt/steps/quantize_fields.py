@@ -123,7 +123,7 @@ def _with_group_size(plan: QuantPlan, group_size: int) -> QuantPlan:
         name: None if scheme is None else replace(scheme, group_size=group_size)
         for name, scheme in plan.schemes.items()
     }
-    return QuantPlan(replace(plan.base, group_size=group_size), schemes)
+    return replace(plan, base=replace(plan.base, group_size=group_size), schemes=schemes)
 
 
 def _shape_faults(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat) -> Iterator[str]:

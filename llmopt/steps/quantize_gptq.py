@@ -103,7 +103,7 @@ class QuantizeGptq(QuantizeFields):
             return [plan]
         free = free_layers(config, self.overrides, lm_head=self.lm_head)
         return [
-            QuantPlan(scheme, {**plan.schemes, **dict.fromkeys(free, scheme)})
+            replace(plan, base=scheme, schemes={**plan.schemes, **dict.fromkeys(free, scheme)})
             for bits in sorted(self.budget.choices)
             for scheme in [replace(self.scheme, bits=bits)]
         ]
