@@ -22,6 +22,7 @@ from llmopt.quant.expert_policy import ExpertPolicy
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
+from llmopt.quant.sensitivity import Budget, allocate_bits
 from llmopt.quant.solution import Solution
 from llmopt.steps.layer_overrides import build_plan
 from tests.models import make_model
@@ -87,6 +88,7 @@ def quantize(
     experts: ExpertPolicy | None = None,
     asymmetric: AsymmetricOptions | None = None,
     num_devices: int = 1,
+    budget: Budget | None = None,
     reads_ahead: bool = False,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
@@ -94,24 +96,26 @@ def quantize(
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     solver = RecordingSolver(options or make_options(order="act_group_aware", scale_dtype=dtype))
     plan = plan or build_plan(checkpoint.config, solver.options.scheme)
-    journal = quantize_blocks(
-        QuantizeJob(
-            checkpoint=checkpoint,
-            plan=plan,
-            solve=solver,
-            format=quant_format,
-            windows=windows or make_windows(),
-            scratch=folder / "scratch",
-            device=torch.device("cpu"),
-            processor="here",
-            activation_budget_bytes=budget_bytes,
-            progress=progress or SilentProgress(),
-            experts=experts,
-            asymmetric=asymmetric,
-            reads_ahead=reads_ahead,
-            more_devices=(torch.device("cpu"),) * (num_devices - 1),
-        )
+    job = QuantizeJob(
+        checkpoint=checkpoint,
+        plan=plan,
+        solve=solver,
+        format=quant_format,
+        windows=windows or make_windows(),
+        scratch=folder / "scratch",
+        device=torch.device("cpu"),
+        processor="here",
+        activation_budget_bytes=budget_bytes,
+        progress=progress or SilentProgress(),
+        experts=experts,
+        asymmetric=asymmetric,
+        reads_ahead=reads_ahead,
+        more_devices=(torch.device("cpu"),) * (num_devices - 1),
     )
+    if budget is not None:
+        plan = allocate_bits(job, budget)
+        job = replace(job, plan=plan)
+    journal = quantize_blocks(job)
     build = build_compressed_tensors_config
     if quant_format == "gptq":
         build = partial(build_gptq_config, damp_percent=0.01, quantizer="test")

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,17 @@ from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.checkpoint.resident_model import load_resident_model
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.verification import verify_checkpoint
+from llmopt.quant.asymmetric_pass import AsymmetricOptions
+from llmopt.quant.sensitivity import Budget
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
 from tests.quant.layers import make_options
 from tests.quant.pipeline import Quantized, make_small_model, make_windows, quantize
+from tests.quant.test_quantize_checkpoint import (
+    InterruptedRunError,
+    InterruptingProgress,
+    read_files,
+)
 from tests.quant.textbook_gptq import TextbookScheme, output_error, textbook_gptq
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -141,3 +149,29 @@ def test_layers_of_one_stage_may_differ(untied: Path, tmp_path: Path) -> None:
     # The first stage sees the same input, so k alone has the very integers of an 8-bit model.
     assert (mixed.integers == dequantize_folder(alone.folder)[name].integers).all()
     assert plan.schemes[name] == replace(BASE, bits=8)
+
+
+RESUMED = [
+    *(("overrides and lm_head", advances) for advances in (1, 2, 3)),
+    *(("asymmetric", advances) for advances in (1, 2, 3)),
+    *(("budget", advances) for advances in (1, 2, 3, 4)),  # two blocks of measuring come first
+]
+
+
+@pytest.mark.parametrize(("kind", "advances"), RESUMED)
+def test_a_killed_mix_resumes_to_the_same_bytes(
+    untied: Path, tmp_path: Path, kind: str, advances: int
+) -> None:
+    config = Checkpoint.open(untied).config
+    settings: dict[str, Any] = {"plan": build_plan(config, BASE, OVERRIDES, lm_head=True)}
+    if kind == "asymmetric":
+        settings["asymmetric"] = AsymmetricOptions(1.0, 0.01)
+    elif kind == "budget":
+        plan = build_plan(config, BASE)
+        settings = {"plan": plan, "budget": Budget(5.6, (3, 4, 8), frozenset(plan.schemes))}
+    whole = quantize(untied, tmp_path / "whole", **settings)
+    with pytest.raises(InterruptedRunError):
+        quantize(untied, tmp_path / "cut", progress=InterruptingProgress(advances), **settings)
+    resumed = quantize(untied, tmp_path / "cut", **settings)
+    assert read_files(resumed.folder) == read_files(whole.folder)
+    assert resumed.journal.errors == whole.journal.errors
