@@ -14,7 +14,6 @@ cgroup.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -27,19 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
+from random_llama import LlamaShape, make_model
 from results_page import format_table, write_between_markers
-from torch import Tensor
-
-from llmopt.checkpoint.tensor_files import write_tensors
 
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
-TINY_MODEL = REPOSITORY / "examples" / "apparel-tiny"
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 6144
-HEAD_DIM = HIDDEN // HEADS
 SAMPLES, SEQ_LEN = 16, 512
-BLOCKS_PER_SHARD = 8
 ALLOWED_BYTES = 1_500_000_000  # beside the activations
 ALLOWED_GROWTH_BYTES = 1_000_000  # per block
 FIRST_WATCHED_BLOCK = 3
@@ -67,76 +60,9 @@ class Watched:
         return statistics.linear_regression(range(len(peaks)), peaks).slope
 
 
-def block_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns a decoder block's tensors."""
-    key_value = KV_HEADS * HEAD_DIM
-    return {
-        "input_layernorm": (HIDDEN,),
-        "post_attention_layernorm": (HIDDEN,),
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (key_value, HIDDEN),
-        "self_attn.v_proj": (key_value, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
-    }
-
-
-def make_tensor(shape: tuple[int, ...]) -> Tensor:
-    """Draws a weight as an untrained model has it: norms one, matrices of deviation 0.02."""
-    if len(shape) == 1:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    return (torch.randn(shape) * 0.02).to(torch.bfloat16)
-
-
-def make_model(folder: Path, num_blocks: int) -> int:
-    """Writes the model shard by shard; returns the bytes of its weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
-    weight_map, total = {}, 0
-    starts = range(0, num_blocks, BLOCKS_PER_SHARD)
-    shards = [range(a, min(a + BLOCKS_PER_SHARD, num_blocks)) for a in starts]
-    for number, blocks in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {
-            f"model.layers.{block}.{part}.weight": make_tensor(shape)
-            for block in blocks
-            for part, shape in block_shapes().items()
-        }
-        if number == 1:
-            tensors["model.embed_tokens.weight"] = make_tensor((VOCAB, HIDDEN))
-            tensors["model.norm.weight"] = make_tensor((HIDDEN,))
-        write_tensors(folder / name, tensors)
-        weight_map |= dict.fromkeys(tensors, name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(describe_model(num_blocks), indent=1))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(TINY_MODEL / name, folder / name)
-    return total
-
-
-def describe_model(num_blocks: int) -> dict[str, object]:
-    """Returns config.json."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": num_blocks,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD_DIM,
-        "vocab_size": VOCAB,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
+def shape_of(num_blocks: int) -> LlamaShape:
+    """Returns the model's sizes."""
+    return LlamaShape(HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB, num_blocks)
 
 
 def activation_bytes(samples: int) -> int:
@@ -258,7 +184,7 @@ def measure_scaling(folder: Path) -> Iterator[list[str]]:
     walls: dict[tuple[int, int], float] = {}
     for blocks in (4, 8, 16):
         model = folder / f"blocks-{blocks}"
-        make_model(model, blocks)
+        make_model(model, shape_of(blocks))
         for samples in (16, 32, 64) if blocks == 8 else (16,):
             walls[blocks, samples] = quantize(model, ["gptq"], samples=samples).wall_s
         shutil.rmtree(model)
@@ -281,7 +207,7 @@ def main() -> None:
         texts = []
         methods = [part for part in parts if part != "scaling"]
         if methods:
-            total = make_model(folder / "model", given.blocks)
+            total = make_model(folder / "model", shape_of(given.blocks))
             texts.append(f"{given.blocks} blocks, {total / 1e9:.2f} GB of weights.")
             limit = int(given.limit_gb * 1e9)
             rows = [r for m in methods for r in measure_method(folder / "model", m, limit)]
