@@ -62,6 +62,8 @@ class StreamedModel:
         self._core = self.build_shell().model
         self._rotary = self.build_rotary()
         self._ahead = ReadAhead(device)
+        self._mask_kind: tuple[bool, torch.Size, torch.dtype] | None = None
+        self._mask: Tensor | None = None
 
     def build_shell(self) -> Any:
         """Builds the whole model of transformers on the meta device: shapes without weights.
@@ -154,6 +156,12 @@ class StreamedModel:
 
     def attention_mask(self, block: int, hidden_BTD: Tensor) -> Tensor | None:
         """Returns the block's causal or sliding-window mask; None where plain causal serves."""
+        kind = (self._is_sliding(block), hidden_BTD.shape[:2], hidden_BTD.dtype)
+        if kind != self._mask_kind:  # building one waits for the device
+            self._mask_kind, self._mask = kind, self._build_mask(block, hidden_BTD)
+        return self._mask
+
+    def _build_mask(self, block: int, hidden_BTD: Tensor) -> Tensor | None:
         positions_1T = torch.arange(hidden_BTD.shape[1], device=self.device)[None]
         build = create_sliding_window_causal_mask if self._is_sliding(block) else create_causal_mask
         mask: Tensor | None = build(

@@ -11,13 +11,14 @@ from llmopt.quant.factorization import is_finite
 from llmopt.quant.precision import bf16_matmul
 
 STRIPE_COLUMNS = 256
+HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class Hessian:
     """Accumulates X^T X over tokens, in float32, upper stripes only.
 
-    bf16 activations are multiplied on bf16 units with float32 accumulation, which is exact for
-    them; others take the full-precision path.
+    bf16 activations, on CUDA float16 ones too, are multiplied on 16-bit units with float32
+    accumulation: their products are exact there. Others take the full-precision path.
 
     Args:
         in_features: I.
@@ -40,7 +41,9 @@ class Hessian:
         """
         X_NI = take_real(X_BTI, lengths_B)
         self._num_tokens += len(X_NI)
-        if X_BTI.dtype == torch.bfloat16:
+        if X_NI.is_cuda and X_NI.dtype in HALF_DTYPES:
+            self._add_widened_products(X_NI, self._sums_II[place])
+        elif X_BTI.dtype == torch.bfloat16:
             with bf16_matmul():
                 self._add_stripes(X_NI.float(), self._sums_II[place])
         else:
@@ -73,6 +76,14 @@ class Hessian:
         for start in range(0, X_NI.shape[1], STRIPE_COLUMNS):
             stripe = sum_II[start : start + STRIPE_COLUMNS, start:]
             stripe.addmm_(X_NI[:, start : start + STRIPE_COLUMNS].T, X_NI[:, start:])
+
+    @staticmethod
+    def _add_widened_products(X_NI: Tensor, sum_II: Tensor) -> None:
+        """Does as `_add_stripes`, but CUDA takes 16-bit factors and gives float32 sums."""
+        for start in range(0, X_NI.shape[1], STRIPE_COLUMNS):
+            stripe = sum_II[start : start + STRIPE_COLUMNS, start:]
+            columns_NS = X_NI[:, start : start + STRIPE_COLUMNS]
+            stripe += torch.mm(columns_NS.T, X_NI[:, start:], out_dtype=torch.float32)
 
 
 def take_real(X_BTI: Tensor, lengths_B: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: B = columns of the block, R = rows.
 
 import triton
 import triton.language as tl
-from torch import Tensor, dtype, empty_like, float32, float64
+from torch import Tensor, cuda, dtype, empty_like, float32, float64
 
 from llmopt.quant.block_solve import ColumnGrids
 
@@ -30,12 +30,13 @@ def round_block(
     tensors = (W_BR, C_BR, E_BR, steps_BR, grids.scale_BR, grids.lowest_BR, grids.highest_BR)
     assert all(tensor.stride(1) == 1 for tensor in (*tensors, U_BB))
     assert W_BR.stride(0) == C_BR.stride(0) == E_BR.stride(0) == steps_BR.stride(0)
-    round_rows[(triton.cdiv(num_rows, ROWS),)](
-        *tensors, U_BB, num_columns, num_rows,
-        C_BR.stride(0), grids.scale_BR.stride(0), grids.lowest_BR.stride(0),
-        grids.highest_BR.stride(0), U_BB.stride(0),
-        ROUNDER=ROUNDERS[C_BR.dtype], COLUMNS=triton.next_power_of_2(num_columns), ROWS=ROWS,
-    )  # fmt: skip
+    with cuda.device(C_BR.get_device()):  # triton launches on the current one, not the tensors'
+        round_rows[(triton.cdiv(num_rows, ROWS),)](
+            *tensors, U_BB, num_columns, num_rows,
+            C_BR.stride(0), grids.scale_BR.stride(0), grids.lowest_BR.stride(0),
+            grids.highest_BR.stride(0), U_BB.stride(0),
+            ROUNDER=ROUNDERS[C_BR.dtype], COLUMNS=triton.next_power_of_2(num_columns), ROWS=ROWS,
+        )  # fmt: skip
     return steps_BR
 
 

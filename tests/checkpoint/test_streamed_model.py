@@ -233,6 +233,20 @@ def test_blocks_are_read_afresh(small_model: Path) -> None:
     assert not weight.requires_grad
 
 
+def test_each_length_of_each_kind_of_block_has_its_own_mask(tmp_path: Path) -> None:
+    make_small_model(tmp_path, "qwen2", **LAYER_WINDOWS)
+    model = StreamedModel(Checkpoint.open(tmp_path), CPU)
+    kinds = model.config.layer_types
+    windowed, full = kinds.index("sliding_attention"), kinds.index("full_attention")
+    for length in (29, 40):
+        for _ in range(2):
+            mask = model.attention_mask(windowed, torch.zeros(2, length, 8))
+            assert mask is not None
+            assert mask.shape[-2:] == (length, length)
+            assert model.attention_mask(windowed, torch.ones(2, length, 8)) is mask
+            assert model.attention_mask(full, torch.zeros(2, length, 8)) is None
+
+
 @pytest.mark.parametrize("name", ["nonsense", "somebody/kernel"])
 def test_attention_that_the_config_asks_for_is_not_fetched(
     small_model: Path, model: Path, name: str

@@ -105,3 +105,13 @@ def test_global_precision_is_put_back_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="size"):
         Hessian(64, CPU).add(make_activations(1, 20, 65, dtype=torch.bfloat16))
     assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_multiplies_exactly(dtype: torch.dtype) -> None:
+    hessian = Hessian(600, torch.device("cuda"))
+    batches = [make_activations(4, 500, 600, dtype=dtype, seed=seed) for seed in range(3)]
+    for batch in batches:
+        hessian.add(batch.cuda())
+    assert_close(hessian.finish().cpu(), compute_directly([b.flatten(0, 1) for b in batches]))
