@@ -122,6 +122,7 @@ def quantize(setting: Setting, model: Path, scratch: Path) -> Journal:
             progress=SilentProgress(),
             more_devices=tuple(others),
             reads_ahead=device.type == "cuda",
+            recomputes=device.type == "cuda",
         )
     )
 

@@ -33,10 +33,14 @@ class ActivationStore:
         """How many tensors are on disk now."""
         return len(self._files)
 
+    def __contains__(self, key: str) -> bool:
+        """Tells whether there is a tensor of that key."""
+        return key in self._tensors or key in self._files
+
     def put(self, key: str, tensor: Tensor) -> None:
         """Keeps a tensor, replacing an older one of that key."""
         self.drop(key)
-        if self._used_bytes + tensor.nbytes <= self._budget_bytes:
+        if self.has_room(tensor):
             self._tensors[key] = tensor
             self._used_bytes += tensor.nbytes
             return
@@ -44,6 +48,10 @@ class ActivationStore:
         path = self._folder / f"{key}.safetensors"
         write_tensors(path, {TENSOR_NAME: tensor})
         self._files[key] = path
+
+    def has_room(self, tensor: Tensor) -> bool:
+        """Tells whether a tensor of a new key would stay in memory."""
+        return self._used_bytes + tensor.nbytes <= self._budget_bytes
 
     def get(self, key: str) -> Tensor:
         """Returns the tensor of that key."""

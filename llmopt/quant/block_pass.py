@@ -30,6 +30,7 @@ StageSolver = Callable[
 ]
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
 HIDDEN = "hidden"  # the residual stream, as it is called where it is kept
+INNER = "inner"  # what the down projection reads
 
 
 @dataclass
@@ -94,8 +95,12 @@ class BlockPass:
         self._quantize(GATE_UP, self._gather_mlp_input(data))
         self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
-            inner = data.take(batch.index, "inner")
-            data.put(batch.index, self._block_of(batch).add_mlp(batch.hidden, inner))
+            block = self._block_of(batch)
+            if data.holds(batch.index, INNER):
+                inner = data.take(batch.index, INNER)
+            else:  # the same weights and data as when it was gathered
+                inner = block.mlp_inner(batch.hidden)
+            data.put(batch.index, block.add_mlp(batch.hidden, inner))
 
     def _gather_attention_input(self, data: "CalibrationBatches") -> Hessian:
         hessian = self._new_hessian(QKV)
@@ -126,7 +131,8 @@ class BlockPass:
         for batch in data:
             inner = self._block_of(batch).mlp_inner(batch.hidden)
             self._add(hessian, DOWN, batch, inner)
-            data.keep(batch.index, "inner", inner)
+            if not data.recomputes or data.has_room(batch.index, inner):
+                data.keep(batch.index, INNER, inner)
         return hessian
 
     def _block_of(self, batch: "Batch") -> DecoderBlock:
@@ -227,11 +233,20 @@ class CalibrationBatches:
         stores: Keep the activations, one on each device that takes part: batch n is in store n
             modulo their number.
         lengths: Per batch the rows' real lengths, None where no row is padded.
+        recomputes: Whether what the down projection reads is computed a second time, not put on
+            disk, where it doesn't fit in memory. A GPU is faster at that than a disk.
     """
 
-    def __init__(self, stores: Sequence[ActivationStore], lengths: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self,
+        stores: Sequence[ActivationStore],
+        lengths: Sequence[Tensor | None],
+        *,
+        recomputes: bool = False,
+    ) -> None:
         self._stores = stores
         self._lengths = lengths
+        self.recomputes = recomputes
 
     def __iter__(self) -> Iterator[Batch]:
         for index, lengths in enumerate(self._lengths):
@@ -251,6 +266,14 @@ class CalibrationBatches:
     def keep(self, index: int, name: str, tensor: Tensor) -> None:
         """Keeps an intermediate result of a batch for the next stage."""
         self._store_of(index).put(f"{name}-{index}", tensor)
+
+    def has_room(self, index: int, tensor: Tensor) -> bool:
+        """Tells whether one more intermediate result of a batch would stay in memory."""
+        return self._store_of(index).has_room(tensor)
+
+    def holds(self, index: int, name: str) -> bool:
+        """Tells whether an intermediate result of a batch is kept."""
+        return f"{name}-{index}" in self._store_of(index)
 
     def look(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result, which stays; it must not be changed."""

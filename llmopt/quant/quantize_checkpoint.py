@@ -64,6 +64,8 @@ class QuantizeJob:
             are experts or `asymmetric` is set.
         asymmetric: Aims at the original model's outputs; not for experts.
         reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
+        recomputes: Whether MLPs' inner activations that do not fit in memory are computed a second
+            time, not put on disk (for GPUs); the result is the same.
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
@@ -89,6 +91,7 @@ class QuantizeJob:
     more_devices: tuple[torch.device, ...] = ()
     asymmetric: AsymmetricOptions | None = None
     reads_ahead: bool = False
+    recomputes: bool = False
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -269,7 +272,11 @@ def _load_batches(
     ]
     lengths = torch.split(torch.from_numpy(windows.lengths_N), size)
     is_padded = bool((windows.lengths_N < seq_len).any())
-    batches = CalibrationBatches(stores, lengths if is_padded else [None] * len(lengths))
+    batches = CalibrationBatches(
+        stores,
+        lengths if is_padded else [None] * len(lengths),
+        recomputes=job.recomputes,
+    )
     if journal.num_done:
         for name, tensor in journal.read_hidden():
             stream, _, number = name.rpartition("-")

@@ -89,6 +89,7 @@ def run_quantization(
         asymmetric=given.asymmetric,
         more_devices=tuple(others),
         reads_ahead=device.type == "cuda",
+        recomputes=device.type == "cuda",
     )
     if given.budget is not None:
         job = replace(job, plan=allocate_bits(job, given.budget))

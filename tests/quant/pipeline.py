@@ -90,6 +90,7 @@ def quantize(
     num_devices: int = 1,
     budget: Budget | None = None,
     reads_ahead: bool = False,
+    recomputes: bool = False,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -110,6 +111,7 @@ def quantize(
         experts=experts,
         asymmetric=asymmetric,
         reads_ahead=reads_ahead,
+        recomputes=recomputes,
         more_devices=(torch.device("cpu"),) * (num_devices - 1),
     )
     if budget is not None:

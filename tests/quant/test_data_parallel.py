@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llmopt.checkpoint.activation_store import ActivationStore
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
@@ -51,6 +52,38 @@ def test_reading_ahead_changes_no_byte(tmp_path: Path) -> None:
     ahead = quantize(model, tmp_path / "ahead", reads_ahead=True)
     name = "model.safetensors"
     assert (plain.folder / name).read_bytes() == (ahead.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("batches_that_fit", [0, 2, 9])
+def test_computing_again_what_has_no_room_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_that_fit: int
+) -> None:
+    model = make_small_model(tmp_path / "model")
+    windows = make_windows(samples=800)  # 8 batches of 102 windows, in bf16
+    hidden_bytes, inner_bytes = 800 * 40 * 64 * 2, 102 * 40 * 96 * 2
+    budget_bytes = hidden_bytes + batches_that_fit * inner_bytes
+    kept: list[str] = []
+    plain_put = ActivationStore.put
+
+    def watch(store: ActivationStore, key: str, tensor: torch.Tensor) -> None:
+        kept.append(key)
+        plain_put(store, key, tensor)
+
+    monkeypatch.setattr(ActivationStore, "put", watch)
+    folders = []
+    for recomputes in (False, True):
+        kept.clear()
+        name = f"recomputes-{recomputes}"
+        done = quantize(
+            model, tmp_path / name, windows=windows, budget_bytes=budget_bytes,
+            recomputes=recomputes,
+        )  # fmt: skip
+        num_inner = sum(key.startswith("inner") for key in kept)
+        num_blocks = Checkpoint.open(model).config.num_hidden_layers
+        assert num_inner == num_blocks * (min(batches_that_fit, 8) if recomputes else 8)
+        folders.append(done.folder)
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert one == other
 
 
 def test_work_of_other_devices_is_not_gone_on_with(tmp_path: Path) -> None:
