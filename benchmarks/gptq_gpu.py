@@ -57,7 +57,7 @@ from llmopt.quant.quantize_checkpoint import QuantizeJob, quantize_blocks
 from llmopt.quant.solution import Solution
 from llmopt.steps.device import describe_device
 from llmopt.steps.quantize_gptq import QuantizeGptq
-from llmopt.steps.quantize_run import BYTES_PER_GB, torch_dtype
+from llmopt.steps.quantize_run import BYTES_PER_GB, GPU_COMMIT_INTERVAL_S, torch_dtype
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 STEP = QuantizeGptq(uses="quantize.gptq", model="random", data="random")
@@ -123,6 +123,7 @@ def quantize(setting: Setting, model: Path, scratch: Path) -> Journal:
             more_devices=tuple(others),
             reads_ahead=device.type == "cuda",
             recomputes=device.type == "cuda",
+            commit_interval_s=GPU_COMMIT_INTERVAL_S if device.type == "cuda" else 0.0,
         )
     )
 

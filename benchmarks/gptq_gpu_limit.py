@@ -2,7 +2,8 @@
 
 FLOPs are those of gptq_peers_limit.py, with the solve in three: the factorisation, the columns of
 a block one after another, and the feeding back of errors between blocks. Bytes are those of the
-checkpoint that is read, and of the blocks and the residual stream that the journal writes.
+checkpoint that is read, and of the blocks that the journal writes; how often it writes the data
+between blocks too is a choice.
 
 Shapes: N = tokens, I = in_features, O = out_features, R = rows that are solved as one.
 """
@@ -103,12 +104,12 @@ def count_work(shape: ModelShape, read_bytes: int, packed_bytes: int) -> dict[st
         COLUMNS: Work(count_column_flops(shape), "float32"),
         FEEDBACK: Work(count_feedback_flops(shape), "float32"),
         LOADING: Work(read_bytes, "read"),
-        JOURNAL: Work(packed_bytes + shape.layers * stream_bytes(shape), "write"),
+        JOURNAL: Work(packed_bytes, "write"),
     }
 
 
 def stream_bytes(shape: ModelShape) -> int:
-    """Returns the size of the residual stream of all windows, which is written once a block."""
+    """Returns the size of the residual stream of all windows."""
     return shape.tokens * shape.hidden * BF16_BYTES
 
 

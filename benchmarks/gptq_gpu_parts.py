@@ -43,7 +43,8 @@ TIMED: tuple[tuple[Any, str, str], ...] = (
     (StreamedModel, "read_weight", LOADING),
     (quantize_checkpoint, "_check_kept_tensors", LOADING),
     (quantize_checkpoint, "_pack_layers", PACKING),
-    (Journal, "record", JOURNAL),
+    (Journal, "add", JOURNAL),
+    (Journal, "commit", JOURNAL),
     (ActivationStore, "put", ACTIVATIONS),
     (ActivationStore, "get", ACTIVATIONS),
 )

@@ -5,7 +5,8 @@
     journal.json              how many blocks are done, the error ledger, and size and CRC-32
                               of the files above; written last
 
-A block counts once the journal names it, so a kill at any moment costs one block at most. The
+A block counts once the journal names it, so a kill at any moment costs one block at most, or those
+since the last commit where a run adds several blocks between two (docs/adr/0005). The
 files are on the disk before the journal vouches for them, so that holds for a power cut too; a
 journal whose files are not what it says is thrown away (`Journal.damage`).
 """
@@ -66,6 +67,7 @@ class Journal:
         self._state = _State(
             num_done=0, machine=dict(machine), num_threads=num_threads, errors=[], files={}
         )
+        self._added: list[tuple[dict[str, _FileState], list[LayerError]]] = []
         self.damage = self._load()
         if self.damage is not None:
             clear_folder(folder)
@@ -92,19 +94,34 @@ class Journal:
         hidden: Mapping[str, Tensor] | None,
     ) -> None:
         """Commits one more block: its packed tensors, its errors, the data after it."""
+        self.add(tensors, errors)
+        self.commit(hidden)
+
+    def add(self, tensors: dict[str, Tensor], errors: Iterable[LayerError]) -> None:
+        """Writes one more block, which counts from the next commit on."""
+        files: dict[str, _FileState] = {}
+        self._write(_block_name(self.num_done + len(self._added)), tensors, files)
+        self._added.append((files, list(errors)))
+
+    def commit(self, hidden: Mapping[str, Tensor] | None) -> None:
+        """Lets the added blocks count, with the data after the last of them."""
         state = self._state
-        files = dict(state.files)
-        self._write(_block_name(state.num_done), tensors, files)
+        num_done = state.num_done + len(self._added)
+        files, errors = dict(state.files), list(state.errors)
+        for block_files, block_errors in self._added:
+            files |= block_files
+            errors += block_errors
         if hidden is not None:
-            self._write(_hidden_name(state.num_done + 1), hidden, files)
+            self._write(_hidden_name(num_done), hidden, files)
         files.pop(_hidden_name(state.num_done), None)
         self._state = _State(
-            num_done=state.num_done + 1,
+            num_done=num_done,
             machine=state.machine,
             num_threads=state.num_threads,
-            errors=[*state.errors, *errors],
+            errors=errors,
             files=files,
         )
+        self._added = []
         write_text_atomically(self._path, json.dumps(self._state.model_dump()))
         (self._folder / _hidden_name(state.num_done)).unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ Shapes: N = windows, B = batch, T = tokens, D = hidden size.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,6 +67,8 @@ class QuantizeJob:
         reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
         recomputes: Whether MLPs' inner activations that do not fit in memory are computed a second
             time, not put on disk (for GPUs); the result is the same.
+        commit_interval_s: Blocks are committed, and the data after them written, when so much time
+            has passed since it last was; a kill costs the blocks since then. 0 commits every block.
         processor: What the device is, as far as it decides the last bits.
         activation_budget_bytes: Activations beyond this go to disk.
         progress: Hears of every block.
@@ -92,6 +95,7 @@ class QuantizeJob:
     asymmetric: AsymmetricOptions | None = None
     reads_ahead: bool = False
     recomputes: bool = False
+    commit_interval_s: float = 0.0
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -141,12 +145,18 @@ def walk_blocks(job: QuantizeJob, title: str) -> Journal:
     else:
         _check_kept_tensors(job.checkpoint, job.plan)
     job.progress.start(title, num_parts, journal.num_done)
+    num_walked, committed_s = journal.num_done, time.monotonic()
     with torch.inference_mode():
         parts: Parts = _run_without_data(job, journal)
         if job.windows is not None:
             parts = _run_with_data(job, journal)
         for result, hidden in parts:
-            journal.record(_pack_layers(job, result), result.errors, hidden)
+            journal.add(_pack_layers(job, result), result.errors)
+            num_walked += 1
+            is_due = time.monotonic() - committed_s >= job.commit_interval_s
+            if is_due or num_walked == num_parts:
+                journal.commit(hidden if num_walked < num_parts else None)
+                committed_s = time.monotonic()
             job.progress.advance()
     return journal
 
@@ -169,20 +179,23 @@ def _open_journal(job: QuantizeJob) -> Journal:
 
 def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
     assert job.windows is not None
+    num_blocks = job.checkpoint.config.num_hidden_layers
+    if journal.num_done == num_blocks + job.plan.rounds_output_layer:
+        return  # nothing reads the data any more, so that it was not kept
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     models = [StreamedModel(job.checkpoint, device, dtype) for device in job.devices]
     model = models[0]
     data = _load_batches(job, journal, model, job.windows)
-    for index in range(journal.num_done, model.num_blocks):
+    for index in range(journal.num_done, num_blocks):
         blocks = [DecoderBlock(each, index, job.windows.ids_NT.shape[1]) for each in models]
-        if job.reads_ahead and index + 1 < model.num_blocks:
+        if job.reads_ahead and index + 1 < num_blocks:
             for each in models:
                 each.read_ahead(index + 1)
         if job.asymmetric is not None:
             blocks.append(DecoderBlock(model, index, job.windows.ids_NT.shape[1]))
         result = _pass_block(job, blocks, index, data)
         yield result, data.streams(*job.streams)
-    if job.plan.rounds_output_layer and journal.num_done == model.num_blocks:
+    if job.plan.rounds_output_layer:
         yield _solve_output_layer(job, model, data), None
 
 
@@ -225,7 +238,7 @@ def _run_without_data(job: QuantizeJob, journal: Journal) -> Parts:
     for index in range(journal.num_done, config.num_hidden_layers):
         prefix = config.block_prefix(index)
         yield _round_layers(job, [prefix + layer for layer in config.linear_shapes(index)]), None
-    if job.plan.rounds_output_layer and journal.num_done == config.num_hidden_layers:
+    if job.plan.rounds_output_layer and journal.num_done <= config.num_hidden_layers:
         yield _round_layers(job, [OUTPUT_LAYER]), None
 
 

@@ -91,6 +91,7 @@ def quantize(
     budget: Budget | None = None,
     reads_ahead: bool = False,
     recomputes: bool = False,
+    commit_interval_s: float = 0.0,
 ) -> Quantized:
     """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
     checkpoint = Checkpoint.open(model)
@@ -112,6 +113,7 @@ def quantize(
         asymmetric=asymmetric,
         reads_ahead=reads_ahead,
         recomputes=recomputes,
+        commit_interval_s=commit_interval_s,
         more_devices=(torch.device("cpu"),) * (num_devices - 1),
     )
     if budget is not None:

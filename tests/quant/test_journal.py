@@ -69,6 +69,23 @@ def test_goes_on_after_what_was_recorded(folder: Path) -> None:
     assert float(next(journal.read_hidden())[1][0, 0]) == 20
 
 
+def test_added_blocks_count_from_the_commit_on(folder: Path) -> None:
+    journal = Journal(folder, MACHINE, num_threads=1)
+    for block in (2, 3):
+        error = LayerError(layer=f"layer-{block}", loss=0.5, snr_db=None, weight_mse=0.1)
+        journal.add({f"block.{block}.q": torch.full((4,), block)}, [error])
+    killed = Journal(folder, MACHINE, num_threads=1)
+    assert (killed.num_done, killed.damage) == (2, None)
+    assert float(next(killed.read_hidden())[1][0, 0]) == 10
+    journal.commit({"00000": torch.full((2, 3), 30.0)})
+    after = Journal(folder, MACHINE, num_threads=1)
+    assert after.num_done == 4
+    assert [error.layer for error in after.errors] == [f"layer-{block}" for block in range(4)]
+    assert list(after.packed_tensors()) == [f"block.{block}.q" for block in range(4)]
+    assert float(next(after.read_hidden())[1][0, 0]) == 30
+    assert [path.name for path in folder.glob("hidden-*")] == ["hidden-00004.safetensors"]
+
+
 def test_without_data_no_data_is_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path, MACHINE, num_threads=1)
     journal.record({"q": torch.ones(1)}, [], None)

@@ -267,6 +267,41 @@ def test_interrupted_run_goes_on_to_the_same_bytes(
     assert again.started == ("quantising blocks", 3, done)
 
 
+@pytest.mark.parametrize(("interval_s", "done"), [(0.0, 2), (1e6, 0)])
+def test_blocks_since_the_last_commit_are_done_again(
+    tmp_path: Path, interval_s: float, done: int
+) -> None:
+    model = make_small_model(tmp_path / "model", num_hidden_layers=3)
+    whole = quantize(model, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        quantize(
+            model, tmp_path / "cut", progress=InterruptingProgress(advances=2),
+            commit_interval_s=interval_s,
+        )  # fmt: skip
+    again = InterruptingProgress()
+    resumed = quantize(model, tmp_path / "cut", progress=again, commit_interval_s=interval_s)
+    assert again.started == ("quantising blocks", 3, done)
+    assert read_files(resumed.folder) == read_files(whole.folder)
+    assert resumed.journal.errors == whole.journal.errors
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 1e6])
+def test_run_that_ended_after_the_last_block_only_needs_writing(
+    tmp_path: Path, interval_s: float
+) -> None:
+    model = make_small_model(tmp_path / "model", num_hidden_layers=3)
+    whole = quantize(model, tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        quantize(
+            model, tmp_path / "cut", progress=InterruptingProgress(advances=3),
+            commit_interval_s=interval_s,
+        )  # fmt: skip
+    assert not list((tmp_path / "cut" / "scratch").glob("hidden-*"))  # nothing would read it
+    resumed = quantize(model, tmp_path / "cut")
+    assert resumed.solver.seen == []
+    assert read_files(resumed.folder) == read_files(whole.folder)
+
+
 def test_interrupted_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path) -> None:
     """The number of threads decides the last bits of a product, so of an integer, too."""
     model = make_small_model(tmp_path / "model", num_hidden_layers=3)
