@@ -28,13 +28,12 @@ from pathlib import Path
 
 import psutil
 import torch
-from results_page import format_table, write_between_markers
+from results_page import PAGE, format_table, write_between_markers
 from torch import Tensor
 
 from llmopt.checkpoint.tensor_files import write_tensors
 
 REPOSITORY = Path(__file__).parent.parent
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
 TINY_MODEL = REPOSITORY / "examples" / "apparel-tiny"
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 6144
 HEAD_DIM = HIDDEN // HEADS
