@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env gptqmodel-env llmcompressor-env autoround-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -19,7 +19,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m 'not full and not vllm'
 
-test-full: setup lm-eval-env
+test-full: setup lm-eval-env triton-env
 	$(BIN)/python -m pytest -m full
 
 vllm-env:
@@ -27,6 +27,9 @@ vllm-env:
 
 lm-eval-env:
 	bash environments/lm-eval.sh
+
+triton-env: setup
+	bash environments/triton.sh
 
 gptqmodel-env:
 	bash environments/gptqmodel.sh

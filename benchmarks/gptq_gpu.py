@@ -43,7 +43,7 @@ from gptq_gpu_report import (
     format_runs,
 )
 from random_llama import LlamaShape, make_model
-from results_page import write_between_markers
+from results_page import PAGE, write_between_markers
 from torch import Tensor
 
 from llmopt.artifacts.progress import SilentProgress
@@ -59,7 +59,6 @@ from llmopt.steps.device import describe_device
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_run import BYTES_PER_GB, GPU_COMMIT_INTERVAL_S, torch_dtype
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 STEP = QuantizeGptq(uses="quantize.gptq", model="random", data="random")
 LLAMA_8B = LlamaShape(4096, 14336, 32, 8, 128256, 32, ties_embeddings=False)
 TINY = LlamaShape(256, 512, 4, 2, 512, 2, ties_embeddings=False)

@@ -30,16 +30,15 @@ from gptq_peers_report import (
     ToolResult,
     describe,
     draw_figure,
-    replace_between_markers,
 )
 from gptq_quality import measure_kl, write_ids
+from results_page import PAGE, write_between_markers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from llmopt import __version__
 from llmopt.steps.device import describe_device
 
 REPOSITORY = Path(__file__).parent.parent
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
 FIGURE = REPOSITORY / "docs" / "images" / "gptq-peers.svg"
 TINY_MODEL = REPOSITORY / "examples" / "apparel-tiny"
 TRY_OUT = ModelShape(
@@ -216,7 +215,7 @@ def main() -> None:
     if options.keep:
         keep_results(options.keep, results, limit)
     if options.write:
-        PAGE.write_text(replace_between_markers(PAGE.read_text("utf-8"), page), "utf-8")
+        write_between_markers(PAGE, "gptq_peers", page)
         draw_figure(results, limit, FIGURE)
 
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 OURS = "llmopt"
 AIMS = {"gptqmodel": 6.0, "llmcompressor": 4.0}  # times llmopt's wall
 LIMIT_AIM = 1.5
-BEGIN, END = "<!-- gptq_peers: begin -->", "<!-- gptq_peers: end -->"
 PAGE_WIDTH = 104
 MIB = 2**20
 IMPORT_COLOUR, REST_COLOUR, MEMORY_COLOUR, LIMIT_COLOUR = "#9aa7b5", "#2f6db5", "#5b8c5a", "#b5432f"
@@ -164,19 +163,6 @@ def _judge(text: str, *, met: bool) -> str:
 def _range(values: Iterable[float]) -> str:
     rates = sorted(values)
     return f"{rates[0]:.0f} to {rates[-1]:.0f}"
-
-
-def replace_between_markers(text: str, content: str) -> str:
-    """Returns the text with new content between the two markers.
-
-    Raises:
-        ValueError: The markers do not stand there once each, in order.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in before + after:
-        raise ValueError(f"want {BEGIN} and then {END}, once each")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
 
 
 def draw_figure(results: Results, limit: Limit, path: Path) -> None:

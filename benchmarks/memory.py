@@ -27,10 +27,9 @@ from pathlib import Path
 
 import psutil
 from random_llama import LlamaShape, make_model
-from results_page import format_table, write_between_markers
+from results_page import PAGE, format_table, write_between_markers
 
 REPOSITORY = Path(__file__).parent.parent
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 6144
 SAMPLES, SEQ_LEN = 16, 512
 ALLOWED_BYTES = 1_500_000_000  # beside the activations

@@ -18,12 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from results_page import format_table, write_between_markers
+from results_page import PAGE, format_table, write_between_markers
 
 from llmopt.artifacts.manifest import read_manifest
 
 REPOSITORY = Path(__file__).parent.parent
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
 GPTQ: dict[str, Any] = {"uses": "quantize.gptq", "model": "base", "data": "calibration"}
 RTN: dict[str, Any] = {"uses": "quantize.rtn", "model": "base"}
 EDGES = [{"layers": r"re:.*\.layers\.(0|5)\..*", "bits": 8}]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a Markdown table."""
@@ -10,16 +12,25 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def replace_between_markers(text: str, name: str, content: str) -> str:
+    """Returns the text with new content between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+
+    Raises:
+        ValueError: The markers do not stand there once each, in order.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end or begin in after or end in before + after:
+        raise ValueError(f"want {begin} and then {end}, once each")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
 def write_between_markers(page: Path, name: str, content: str) -> None:
-    """Replaces what stands between the markers `<!-- NAME -->` and `<!-- /NAME -->`.
+    """Does so in a file.
 
     Raises:
         ValueError: The markers do not stand there once each, in order.
     """
     text = page.read_text(encoding="utf-8")
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not found_begin or not found_end or text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{page}: want {begin} and then {end}, once each")
-    page.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+    page.write_text(replace_between_markers(text, name, content), encoding="utf-8")

@@ -59,6 +59,7 @@ ENVIRONMENTS = (
         "GPTQModel for benchmarks",
         "benchmarks/gptq_peers.py, making tests/peers/checkpoints",
     ),
+    ("triton", "Triton compiler for tests", "the tests of the GPU kernel in `make test-full`"),
     ("llmcompressor", "llm-compressor for benchmarks", "the same"),
     ("autoround", "AutoRound for benchmarks", "making tests/peers/checkpoints"),
 )

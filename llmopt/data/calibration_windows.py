@@ -3,7 +3,7 @@
 Shapes: N = windows, T = tokens per window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +49,8 @@ def build_windows(
     ordered = order_documents(documents, spec.seed)
     encoded = (tokenizer.encode(document, spec.template) for document in ordered)
     if spec.pack == "concat":
-        return _concatenate([_end_document(ids, tokenizer) for ids in encoded], samples, seq_len)
-    return _take_heads(list(encoded), samples, seq_len, pad=spec.pack == "pad")
+        return _concatenate((_end_document(ids, tokenizer) for ids in encoded), samples, seq_len)
+    return _take_heads(encoded, samples, seq_len, pad=spec.pack == "pad")
 
 
 def _end_document(ids: list[int], tokenizer: DocumentTokenizer) -> list[int]:
@@ -59,35 +59,48 @@ def _end_document(ids: list[int], tokenizer: DocumentTokenizer) -> list[int]:
     return [*ids, tokenizer.eos_id]
 
 
-def _concatenate(encoded: list[list[int]], samples: int, seq_len: int) -> CalibrationWindows:
-    available = sum(len(ids) for ids in encoded)
+def _concatenate(encoded: Iterable[list[int]], samples: int, seq_len: int) -> CalibrationWindows:
+    stream: list[int] = []
+    num_documents = 0
+    for ids in encoded:
+        stream += ids
+        num_documents += 1
+        if len(stream) >= samples * seq_len:
+            break  # what is not needed is not tokenised
+    available = len(stream)
     if available < samples * seq_len:
         raise InputError(
             f"calibration wants {samples} samples x {seq_len} tokens = {samples * seq_len} tokens; "
-            f"the {len(encoded)} documents give {available}",
+            f"the {num_documents} documents give {available}",
             remedy=f"use samples: {available // seq_len} or fewer, a smaller seq_len, or more data"
             if available >= seq_len
             else "give more data or a smaller seq_len",
         )
-    stream = np.fromiter((i for ids in encoded for i in ids), dtype=np.int64)
-    ids_NT = stream[: samples * seq_len].reshape(samples, seq_len)
+    ids_NT = np.array(stream[: samples * seq_len], dtype=np.int64).reshape(samples, seq_len)
     return CalibrationWindows(ids_NT, np.full(samples, seq_len, dtype=np.int64))
 
 
 def _take_heads(
-    encoded: list[list[int]], samples: int, seq_len: int, *, pad: bool
+    encoded: Iterable[list[int]], samples: int, seq_len: int, *, pad: bool
 ) -> CalibrationWindows:
-    usable = [ids for ids in encoded if (len(ids) >= 2 if pad else len(ids) >= seq_len)]
+    usable: list[list[int]] = []
+    num_documents = 0
+    for ids in encoded:
+        num_documents += 1
+        if len(ids) >= 2 if pad else len(ids) >= seq_len:
+            usable.append(ids)
+        if len(usable) == samples:
+            break
     if len(usable) < samples:
         wanted = "2" if pad else f"{seq_len} (seq_len)"
         raise InputError(
-            f"calibration wants {samples} samples; of {len(encoded)} documents {len(usable)} "
+            f"calibration wants {samples} samples; of {num_documents} documents {len(usable)} "
             f"have at least {wanted} tokens",
             remedy="use fewer samples, a smaller seq_len, `pack: concat`, or more data",
         )
     ids_NT = np.zeros((samples, seq_len), dtype=np.int64)
     lengths_N = np.zeros(samples, dtype=np.int64)
-    for row, ids in enumerate(usable[:samples]):
+    for row, ids in enumerate(usable):
         head = ids[:seq_len]
         ids_NT[row, : len(head)] = head
         lengths_N[row] = len(head)

@@ -72,7 +72,7 @@ def shift_targets(
     if bool(dead_I.any()):
         H_II = H_II.clone()
         H_II.diagonal()[dead_I] = 1  # its own equation: their column of C is zero
-    factor = factorize(H_II, damp_percent, max_damp_percent=1.0)
+    factor = factorize(H_II.clone, damp_percent, max_damp_percent=1.0)
     change_IR = (W_RI.to(H_II.dtype) @ C_II).T
     change_IR = torch.linalg.solve_triangular(
         factor.U_T.T, change_IR, upper=True, unitriangular=True

@@ -3,6 +3,7 @@
 Shapes: I = in_features, B = columns of one block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,23 +27,26 @@ class Factor:
     damp_retries: int
 
 
-def factorize(H_II: Tensor, damp_percent: float, max_damp_percent: float) -> Factor:
+def factorize(
+    copy_hessian: Callable[[], Tensor], damp_percent: float, max_damp_percent: float
+) -> Factor:
     """Damps H until it is positive definite and factorises it.
 
     Args:
-        H_II: Symmetric. Not modified.
+        copy_hessian: Gives H, symmetric [I, I], in memory that may be overwritten; asked for
+            again where damping must be raised. So that beside H itself one copy is alive.
         damp_percent: Fraction of the mean diagonal that is added to the diagonal.
         max_damp_percent: How far that may be raised when H is not positive definite.
 
     Raises:
         NumericalError: Even `max_damp_percent` was not enough, or H is not finite.
     """
-    if not is_finite(H_II):
+    damped = copy_hessian()
+    if not is_finite(damped):
         raise NumericalError("the Hessian holds NaN or infinity")
-    mean = float(H_II.diagonal().mean())
+    mean = float(damped.diagonal().mean())
     damp, retries = damp_percent, 0
     while True:
-        damped = H_II.clone()
         damped.diagonal().add_(damp * mean)
         roots_I = _factorize_in_place(damped)
         if roots_I is not None:
@@ -55,6 +59,8 @@ def factorize(H_II: Tensor, damp_percent: float, max_damp_percent: float) -> Fac
             )
         raised = max(damp * DAMP_GROWTH, FIRST_RAISED_DAMP)
         damp, retries = min(raised, max_damp_percent), retries + 1
+        del damped  # before the next copy is made
+        damped = copy_hessian()
 
 
 def is_finite(matrix: Tensor) -> bool:

@@ -16,6 +16,7 @@ C = columns of one group, B = columns of one block.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from llmopt.quant.solution import Solution
 
 BLOCK_COLUMNS = 128
 POWER_COLUMNS = 256
+PERMUTED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
     order = order_columns(H_II.diagonal(), options.scheme, options.act_group_aware)
     signal_R = _output_power(W_IR, H_II)
     factor = factorize(
-        _permute(H_II, order, dead_I), options.damp_percent, options.max_damp_percent
+        partial(_permute, H_II, order, dead_I), options.damp_percent, options.max_damp_percent
     )
     W_IR = W_IR if order.is_identity else W_IR.index_select(0, order.perm_I)
     solution = _round_columns(W_IR, factor, order, options, signal_R)
@@ -82,15 +84,22 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
 
 
 def _permute(H_II: Tensor, order: ColumnOrder, dead_I: Tensor) -> Tensor:
-    if order.is_identity:
-        H_II = H_II.clone()
-    else:  # twice as fast as indexing
-        H_II = H_II.index_select(0, order.perm_I).index_select(1, order.perm_I)
+    H_II = H_II.clone() if order.is_identity else _permute_both(H_II, order.perm_I)
     diagonal_I, dead_I = H_II.diagonal(), dead_I[order.perm_I]
     # Their own value matters to no integer, but the mean diagonal, which damping is a share of,
     # must be that of the living columns.
     diagonal_I[dead_I] = 1 if bool(dead_I.all()) else diagonal_I[~dead_I].mean()
     return H_II
+
+
+def _permute_both(H_II: Tensor, perm_I: Tensor) -> Tensor:
+    """Returns H[perm][:, perm], block by block, so that no second copy is alive."""
+    permuted_II = torch.empty_like(H_II)
+    for first in range(0, len(H_II), PERMUTED_ROWS):
+        rows = slice(first, first + PERMUTED_ROWS)
+        # Selecting twice is twice as fast as indexing.
+        torch.index_select(H_II.index_select(0, perm_I[rows]), 1, perm_I, out=permuted_II[rows])
+    return permuted_II
 
 
 def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:

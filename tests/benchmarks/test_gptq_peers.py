@@ -153,21 +153,6 @@ def test_the_part_of_the_page_holds_everything(limits: ModuleType, report: Modul
     assert page.count("- met: ") + page.count("- **missed**: ") == 4
 
 
-def test_page_keeps_what_stands_around_the_markers(report: ModuleType) -> None:
-    page = f"# Page\n\n{report.BEGIN}\nold\n{report.END}\n\n## Next\n"
-    once = report.replace_between_markers(page, "new")
-    assert once == f"# Page\n\n{report.BEGIN}\nnew\n{report.END}\n\n## Next\n"
-    assert report.replace_between_markers(once, "new") == once
-    for broken in ("# Page\n", f"{report.END}\n{report.BEGIN}\n", page + report.BEGIN):
-        with pytest.raises(ValueError, match="once each"):
-            report.replace_between_markers(broken, "new")
-
-
-def test_the_page_has_a_place_for_the_table(report: ModuleType) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert "\nnew\n" in report.replace_between_markers(page, "new")
-
-
 def test_figure_is_drawn_alike_each_time(
     limits: ModuleType, report: ModuleType, tmp_path: Path
 ) -> None:

@@ -208,7 +208,7 @@ def test_data_that_can_not_be_used(
         (["--format", "awq"], 2, ["--format: ", "'gptq' or 'compressed-tensors'"]),
         (["--damp-percent", "2"], 2, ["--damp-percent: ", "less than 1"]),
         (["--seq-len", "512"], 7, ["seq_len 512 exceeds the model's max_position_embeddings 256"]),
-        (["--device", "banana"], 2, ["--device banana: allowed are auto, cpu, cuda and cuda:N"]),
+        (["--device", "banana"], 2, ["--device banana: allowed are auto, cpu, cuda, cuda:N"]),
         (["--data", "nowhere.jsonl"], 8, ["data set file nowhere.jsonl does not exist"]),
         (["--data", "data.docx"], 8, ["data.docx is of no kind that can be read", ".parquet"]),
         (["--store", "file"], 8, ["file can't be made: File exists", "--store"]),

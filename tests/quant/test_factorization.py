@@ -16,7 +16,7 @@ def test_rebuilds_the_damped_hessian(columns: int, dtype: torch.dtype, tolerance
     H /= H.diagonal().mean()
     before = H.to(dtype)
     given = before.clone()
-    factor = factorize(given, 0.05, 0.5)
+    factor = factorize(given.clone, 0.05, 0.5)
     assert torch.equal(given, before)
     U = factor.U_T.double().T
     damped = H + 0.05 * torch.eye(columns, dtype=torch.float64)
@@ -31,14 +31,14 @@ def test_rebuilds_the_damped_hessian(columns: int, dtype: torch.dtype, tolerance
 def test_a_bad_pivot_in_any_block_raises_damping(place: int) -> None:
     H = torch.eye(600, dtype=torch.float64)
     H[place, place] = -0.05
-    factor = factorize(H, 0.01, 0.5)
+    factor = factorize(H.clone, 0.01, 0.5)
     assert factor.damp_percent == pytest.approx(0.08)
     assert factor.damp_retries == 3
 
 
 def test_beyond_the_budget_is_refused() -> None:
     with pytest.raises(NumericalError, match=r"at damp_percent 0\.3 \(max_damp_percent is 0\.3"):
-        factorize(make_indefinite(64, -0.35), 0.02, 0.3)
+        factorize(make_indefinite(64, -0.35).clone, 0.02, 0.3)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -4,15 +4,21 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.models import REPOSITORY
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="triton is not installed: pip install triton (CUDA builds of torch bring it)",
-)
+# CUDA builds of torch bring triton along; for CPU builds it has an environment of its own.
+TRITON_PYTHON = REPOSITORY / ".venvs" / "triton" / "bin" / "python"
+PYTHON = Path(sys.executable) if importlib.util.find_spec("triton") else TRITON_PYTHON
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(
+        not PYTHON.exists(), reason="needs the Triton compiler: make triton-env (llmopt doctor)"
+    ),
+]
 
 
 def run_script(module: str, *arguments: str, interpret: bool) -> str:
@@ -22,7 +28,7 @@ def run_script(module: str, *arguments: str, interpret: bool) -> str:
     if interpret:
         environment["TRITON_INTERPRET"] = "1"
     finished = subprocess.run(
-        [sys.executable, "-m", f"tests.quant.{module}", *arguments],
+        [PYTHON, "-m", f"tests.quant.{module}", *arguments],
         capture_output=True,
         text=True,
         env=environment,

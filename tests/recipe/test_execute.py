@@ -169,14 +169,14 @@ def test_force_makes_a_step_anew(workplace: Workplace, recipe: Data) -> None:
 def test_a_gate_does_not_pass_bytes_that_it_never_measured(
     workplace: Workplace, recipe: Data
 ) -> None:
-    """The same identity can be made with other bytes: forced, with other threads, elsewhere."""
+    """The same identity can be made with other bytes: forced, by other kernels, elsewhere."""
     recipe["steps"] = {"quantize": GPTQ, "gate": GATE}
     first = workplace.run(recipe).artifacts["quantize"].manifest.content_digest
-    torch.set_num_threads(2)
     plan = workplace.plan(recipe, force=("quantize",))
     settings = RunSettings("cpu", threads=None, output_root=workplace.links)
     workplace.listener = Listener()
-    result = run_plan(plan, workplace.store, workplace.store, settings, workplace.listener)
+    with torch.backends.mkldnn.flags(enabled=False):
+        result = run_plan(plan, workplace.store, workplace.store, settings, workplace.listener)
     second = result.artifacts["quantize"].manifest.content_digest
     assert second != first, "the two runs gave the same bytes: the test shows nothing"
     assert workplace.listener.steps("step_started") == ["quantize", "gate"]
@@ -365,7 +365,7 @@ def test_a_gate_may_not_be_skipped(workplace: Workplace, recipe: Data) -> None:
 
 @pytest.mark.parametrize("device", ["banana", "meta", "mps", "cuda:x", ""])
 def test_a_device_that_is_none_is_refused(workplace: Workplace, recipe: Data, device: str) -> None:
-    with pytest.raises(RecipeError, match="allowed are auto, cpu, cuda and cuda:N"):
+    with pytest.raises(RecipeError, match="allowed are auto, cpu, cuda, cuda:N"):
         workplace.run(recipe, device=device, until="quantize")
     assert workplace.stored() == []
 

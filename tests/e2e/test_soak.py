@@ -1,0 +1,32 @@
+"""Memory of a process that quantises again and again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.soak import METHODS, NUM_RUNS
+from tests.models import REPOSITORY, TINY_MODEL
+
+ALLOWED_GROWTH_BYTES = 8_000_000  # over the second half of the runs; a leaked block would be more
+
+
+@pytest.mark.full
+def test_memory_stays_flat_over_twenty_quantisations(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.e2e.soak", TINY_MODEL, tmp_path / "work"],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    resident = json.loads((tmp_path / "work" / "resident.json").read_text())
+    assert len(resident) == NUM_RUNS
+    # The same method each time: what a method needs is not what another one needs.
+    rounds = [max(resident[at : at + len(METHODS)]) for at in range(0, NUM_RUNS, len(METHODS))]
+    assert rounds[-1] - rounds[-3] < ALLOWED_GROWTH_BYTES, resident
