@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.linear_weights import REGEX_PREFIX
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
@@ -22,7 +23,6 @@ from llmopt.checkpoint.w8a8_config import W8A8_TYPES, parse_channel_layer
 from llmopt.errors import InputError
 
 LINEAR_CLASS = "Linear"
-REGEX = "re:"
 MOVED_GROUPS = ("group", "dynamic")  # the second is the library's other word for the first
 STATIC_ORDER = ("weight", "static")
 
@@ -132,6 +132,6 @@ def _parse_weights(weights: Mapping[str, Any]) -> QuantScheme:
 
 
 def _compile_target(target: str) -> Any:
-    if target.startswith(REGEX):
-        return compile_pattern(target.removeprefix(REGEX))
+    if target.startswith(REGEX_PREFIX):
+        return compile_pattern(target.removeprefix(REGEX_PREFIX))
     return match_exactly(target)

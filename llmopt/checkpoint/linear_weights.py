@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from llmopt.checkpoint.fused_layers import EXPERT, group_fused
+from llmopt.checkpoint.experts_config import find_mixture
+from llmopt.checkpoint.fused_layers import group_fused
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.errors import InputError
 
-OUTPUT_HEAD = "lm_head"
 REGEX_PREFIX = "re:"
 LINEAR_WEIGHT = re.compile(
     r"model\.layers\.\d+\.("
@@ -26,7 +27,7 @@ LINEAR_WEIGHT = re.compile(
 
 def is_linear_weight(name: str) -> bool:
     """Tells whether a tensor is the weight of a decoder block's linear layer, or of the head."""
-    return name == f"{OUTPUT_HEAD}.weight" or LINEAR_WEIGHT.fullmatch(name) is not None
+    return name == OUTPUT_WEIGHT or LINEAR_WEIGHT.fullmatch(name) is not None
 
 
 def matches_module(pattern: str, module: str) -> bool:
@@ -75,7 +76,7 @@ def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozen
     kept: set[str] = set()
     for pattern in skip:
         found = {module for module in modules if matches_module(pattern, module)}
-        if not found and pattern != OUTPUT_HEAD:
+        if not found and pattern != OUTPUT_LAYER:
             raise InputError(
                 f"skip: {pattern!r} names no linear layer of the model",
                 remedy=f"name layers such as {min(modules, default='model.layers.0')}, with * or "
@@ -98,7 +99,7 @@ def list_kept_linears(tensors: dict[str, TensorEntry], rounded: frozenset[str]) 
         if name.endswith(".weight") and len(entry.shape) == 2 and "embed" not in name
     }
     kept = matrices - {name.removesuffix(".weight") for name in rounded}
-    return sorted(kept - {OUTPUT_HEAD})
+    return sorted(kept - {OUTPUT_LAYER})
 
 
 def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[str]:
@@ -114,4 +115,4 @@ def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[s
 
 def is_expert(name: str) -> bool:
     """Tells whether a tensor belongs to one of a mixture's experts."""
-    return EXPERT.match(name) is not None
+    return find_mixture(name) is not None

@@ -4,17 +4,15 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import Bits, GroupSize, QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names, router_names
+from llmopt.checkpoint.linear_weights import REGEX_PREFIX
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.errors import IncompatibleError, RecipeError
-
-REGEX = "re:"
 
 
 class LayerOverride(BaseModel):
@@ -28,8 +26,8 @@ class LayerOverride(BaseModel):
         "expression that the whole name must match.",
     )
     skip: bool = Field(False, description="Leave these layers as they are.")
-    bits: Literal[2, 3, 4, 8] | None = Field(None, description="Bits per weight.")
-    group_size: Literal[-1, 32, 64, 128] | None = Field(
+    bits: Bits | None = Field(None, description="Bits per weight.")
+    group_size: GroupSize | None = Field(
         None, description="Input features that share a scale; -1 is one per output channel."
     )
     sym: bool | None = Field(None, description="Symmetric grid, fixed zero point.")
@@ -72,9 +70,9 @@ def compile_layers(pattern: str) -> re.Pattern[str]:
     Raises:
         ValueError: It is no regular expression.
     """
-    text = pattern.removeprefix(REGEX)
+    text = pattern.removeprefix(REGEX_PREFIX)
     try:
-        return re.compile(text if pattern.startswith(REGEX) else fnmatch.translate(pattern))
+        return re.compile(text if pattern.startswith(REGEX_PREFIX) else fnmatch.translate(pattern))
     except re.error as error:
         raise ValueError(f"{text!r} is no regular expression: {error}") from None
 
