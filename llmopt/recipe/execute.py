@@ -1,6 +1,5 @@
 """Runs a plan: each step under its lock, into its workspace, sealed and published whole."""
 
-import resource
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from llmopt.errors import (
     ResourceError,
 )
 from llmopt.recipe.inputs import find_other_inputs, installed_versions, preflight
+from llmopt.recipe.peak_memory import read_peak_bytes
 from llmopt.recipe.plan import Plan, PlannedStep
 from llmopt.recipe.resources import resource_errors
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
@@ -306,7 +306,7 @@ class _Runner:
             metrics=outcome.metrics,
             layers=outcome.layers,
             timings={**outcome.timings, "total_s": total_s},
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_memory_bytes=read_peak_bytes(),
             machine=outcome.machine,
             tools={"llmopt": __version__, **installed_versions(step)},
             degraded=outcome.degraded,
