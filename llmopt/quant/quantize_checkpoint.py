@@ -27,7 +27,8 @@ from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError, NumericalError
-from llmopt.quant.asymmetric_pass import ORIGINAL, AsymmetricOptions, AsymmetricPass
+from llmopt.quant.asymmetric import AsymmetricOptions, CrossMoment
+from llmopt.quant.asymmetric_pass import ORIGINAL, AsymmetricPass, shift_solver
 from llmopt.quant.block_pass import (
     HIDDEN,
     BlockPass,
@@ -38,6 +39,7 @@ from llmopt.quant.block_pass import (
     StageSolver,
     solve_layers,
 )
+from llmopt.quant.block_solve import name_rounder
 from llmopt.quant.expert_pass import ExpertPass
 from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
@@ -167,6 +169,7 @@ def _open_journal(job: QuantizeJob) -> Journal:
         "device": " and ".join(device.type for device in job.devices),
         "processor": job.processor,
         "compute_dtype": str(choose_compute_dtype(job.checkpoint, job.device)),
+        "rounder": name_rounder(job.device),
     }
     journal = Journal(job.scratch, machine, torch.get_num_threads())
     if journal.damage is not None:
@@ -221,12 +224,21 @@ def _solve_output_layer(
 ) -> BlockResult:
     """Rounds `lm_head`, calibrated on the normalised end of the residual stream."""
     head = model.read_head()
-    hessian = Hessian(head.projection_VD.shape[1], job.device)
+    hidden_size = head.projection_VD.shape[1]
+    hessian = Hessian(hidden_size, job.device)
+    cross = None if job.asymmetric is None else CrossMoment(hidden_size, job.device)
     for batch in data:
-        hessian.add(head.normalize(batch.hidden.to(job.device)), batch.lengths)
+        inputs = head.normalize(batch.hidden.to(job.device))
+        hessian.add(inputs, batch.lengths)
+        if cross is not None:
+            original = head.normalize(data.look(batch.index, ORIGINAL))
+            cross.add(original, inputs, batch.lengths)
+    solve = job.solve
+    if cross is not None and job.asymmetric is not None:
+        solve = shift_solver(solve, cross.finish(), job.asymmetric)
     try:
         weights = {OUTPUT_LAYER: head.projection_VD}
-        result = job.solve_stage(weights, hessian.finish, job.plan.schemes, job.solve)
+        result = job.solve_stage(weights, hessian.finish, job.plan.schemes, solve)
     except NumericalError as error:
         raise NumericalError(f"{OUTPUT_LAYER}: {error.message}", remedy=error.remedy) from None
     _reporter(job)(result.errors[0])

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -89,7 +89,8 @@ def build_plan(
     """Decides for every layer: the first override whose pattern matches holds, else `base`.
 
     Raises:
-        RecipeError: A pattern matches no layer.
+        RecipeError: A pattern matches no layer, or none that entries before it leave, or
+            every layer is skipped.
         IncompatibleError: `lm_head` is asked for, but its weights are the embeddings'.
     """
     if lm_head and config.tie_word_embeddings:
@@ -107,12 +108,31 @@ def build_plan(
                 remedy=f"layers are named {', '.join(_examples(names))}, ...",
             )
     schemes: dict[str, QuantScheme | None] = dict.fromkeys(names, base)
+    used = set()
     for name in names:
-        for pattern, override in patterns:
+        for index, (pattern, override) in enumerate(patterns):
             if pattern.fullmatch(name):
                 schemes[name] = override.apply(base)
+                used.add(index)
                 break
+    _check_effect(overrides, used, schemes)
     return QuantPlan(base, schemes, tuple(router_names(config)))
+
+
+def _check_effect(
+    overrides: Sequence[LayerOverride],
+    used: Collection[int],
+    schemes: Mapping[str, QuantScheme | None],
+) -> None:
+    for index, override in enumerate(overrides):
+        if index not in used:
+            raise RecipeError(
+                f"overrides: every layer that {override.layers!r} matches is matched by an entry "
+                "before it, so that it has no say",
+                remedy="the first entry that matches a layer holds: put the narrower one first",
+            )
+    if not any(schemes.values()):
+        raise RecipeError("overrides: no layer is left to quantise", remedy="skip fewer layers")
 
 
 def free_layers(

@@ -1,7 +1,7 @@
 """`quantize.gptq`: GPTQ with a calibration set."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class QuantizeGptq(QuantizeFields):
     """Rounds weights to integers by GPTQ, each layer calibrated on what it will see."""
 
+    step_version: ClassVar[int] = 2  # 1 factorised Hessians otherwise
+
     uses: Literal["quantize.gptq"]
     data: DataName = Field(description="The calibration set.")
     desc_act: bool = Field(
@@ -39,7 +41,7 @@ class QuantizeGptq(QuantizeFields):
     budget: SizeBudget | None = Field(
         None,
         description="Choose each layer's bits within a size, by the errors measured in a first "
-        "pass; `bits` then has no say, overrides keep theirs.",
+        "pass; in place of `bits`, while overrides keep theirs.",
     )
     static_groups: bool = Field(
         False,
@@ -77,6 +79,8 @@ class QuantizeGptq(QuantizeFields):
 
     @model_validator(mode="after")
     def _check_orders(self) -> "QuantizeGptq":
+        if self.budget is not None and "bits" in self.model_fields_set:
+            raise ValueError("budget chooses the bits: leave bits out, or set it in overrides")
         if self.desc_act and self.act_group_aware:
             raise ValueError("desc_act and act_group_aware exclude each other")
         if self.damp_percent > self.max_damp_percent:
@@ -130,7 +134,7 @@ class QuantizeGptq(QuantizeFields):
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
-        from llmopt.quant.asymmetric_pass import AsymmetricOptions  # noqa: PLC0415 - torch
+        from llmopt.quant.asymmetric import AsymmetricOptions  # noqa: PLC0415 - torch
         from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
         from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
         from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
@@ -160,10 +164,14 @@ class QuantizeGptq(QuantizeFields):
             free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
             budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
         experts = self.experts
-        policy = ExpertPolicy(experts.min_tokens, experts.starved, options.scale_dtype)
+        policy = ExpertPolicy(
+            experts.min_tokens, experts.starved, options.scale_dtype, options.scale_search
+        )
         asymmetric = None
         if self.asymmetric_strength:
-            asymmetric = AsymmetricOptions(self.asymmetric_strength, self.damp_percent)
+            asymmetric = AsymmetricOptions(
+                self.asymmetric_strength, self.damp_percent, self.max_damp_percent
+            )
         job = QuantizationInput(
             checkpoint, plan, solve, inputs.get("data"), policy, budget, asymmetric
         )

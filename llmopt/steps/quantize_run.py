@@ -18,7 +18,7 @@ from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.data.mixture import build_mixed_windows
 from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
-from llmopt.quant.asymmetric_pass import AsymmetricOptions
+from llmopt.quant.asymmetric import AsymmetricOptions
 from llmopt.quant.block_pass import Solver
 from llmopt.quant.expert_policy import ExpertPolicy, describe_starved
 from llmopt.quant.journal import Journal

@@ -90,7 +90,12 @@ def test_work_of_other_devices_is_not_gone_on_with(tmp_path: Path) -> None:
     model = make_small_model(tmp_path / "model")
     done = quantize(model, tmp_path / "work", num_devices=2)
     assert done.journal.num_done == Checkpoint.open(model).config.num_hidden_layers
-    machine = {"device": "cpu", "processor": "here", "compute_dtype": "torch.bfloat16"}
+    machine = {
+        "device": "cpu",
+        "processor": "here",
+        "compute_dtype": "torch.bfloat16",
+        "rounder": "plain",
+    }
     journal = Journal(tmp_path / "work" / "scratch", machine, num_threads=1)
     assert journal.num_done == 0
     assert journal.damage is not None
