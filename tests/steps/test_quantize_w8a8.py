@@ -1,6 +1,7 @@
 """`quantize.fp8` and `quantize.int8`: what they write, refuse and estimate."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,30 @@ def test_the_estimate_of_the_disk_is_what_is_written(
     )
     assert estimate is not None
     assert 0 <= written - estimate.disk_bytes < 20_000  # headers
+
+
+def test_the_estimate_counts_the_workers_that_run(
+    tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def estimate_ram(**fields: Any) -> int:
+        found = make_step("fp8", **fields).estimate(make_inputs(random_model))
+        assert found is not None
+        return found.ram_bytes
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    assert estimate_ram() == estimate_ram(workers=3)
+    _, outcome = run_step(make_step("fp8"), random_model, tmp_path, threads=None)
+    assert outcome.machine["workers"] == "3"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(200)), raising=False)
+    assert estimate_ram() == estimate_ram(workers=64)
+    assert make_step("fp8").count_workers(threads=100) == 64
+    assert make_step("fp8", workers=7).count_workers(threads=100) == 7
+
+
+def test_an_unsuitable_model_has_no_estimate(random_model: Path) -> None:
+    inputs = make_inputs(random_model)
+    assert make_step("fp8", skip=["k_proj"]).estimate(inputs) is None  # IncompatibleError
+    assert make_step("fp8", skip=["dwon_proj"]).estimate(inputs) is None  # InputError
 
 
 def test_data_makes_int8_better_where_it_counts(
