@@ -62,7 +62,7 @@ class QuantizeJob:
         scratch: Folder that survives a kill: journal, finished blocks, activations.
         device: Where to compute, and where layers are solved.
         more_devices: Take a share of the calibration batches through each block; not where there
-            are experts or `asymmetric` is set.
+            are experts or no batches, or `asymmetric` is set.
         asymmetric: Aims at the original model's outputs; not for experts.
         reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
         recomputes: Whether MLPs' inner activations that do not fit in memory are computed a second
@@ -100,7 +100,8 @@ class QuantizeJob:
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Every device that takes part."""
-        takes_one = self.checkpoint.config.experts is not None or self.asymmetric is not None
+        has_experts = self.checkpoint.config.experts is not None
+        takes_one = has_experts or self.asymmetric is not None or self.windows is None
         return (self.device,) if takes_one else (self.device, *self.more_devices)
 
     def device_of(self, batch: int) -> torch.device:

@@ -31,7 +31,7 @@ from llmopt.quant.quantize_checkpoint import (
 from llmopt.quant.sensitivity import Budget, allocate_bits
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.dataset_input import load_parts
-from llmopt.steps.device import describe_device, select_devices
+from llmopt.steps.device import describe_device, describe_devices, note_idle, select_devices
 from llmopt.steps.quantize_fields import QuantizeFields, check_data
 
 BYTES_PER_GB = 1_000_000_000
@@ -119,7 +119,7 @@ def make_job(given: QuantizationInput, context: RunContext) -> QuantizeJob:
     """
     device, *others = select_devices(context)
     is_gpu = device.type == "cuda"
-    return QuantizeJob(
+    job = QuantizeJob(
         checkpoint=given.checkpoint,
         plan=given.plan,
         solve=given.solve,
@@ -138,6 +138,8 @@ def make_job(given: QuantizationInput, context: RunContext) -> QuantizeJob:
         recomputes=is_gpu,
         commit_interval_s=GPU_COMMIT_INTERVAL_S if is_gpu else 0.0,
     )
+    note_idle((device, *others), job.devices, context.progress)
+    return job
 
 
 def describe_outcome(
@@ -158,7 +160,7 @@ def describe_outcome(
         },
         layers=journal.errors,
         machine={
-            **describe_device(job.device),
+            **describe_devices(job.devices),
             "compute_dtype": str(compute_dtype).removeprefix("torch."),
         },
         degraded=[
