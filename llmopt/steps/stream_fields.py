@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.checkpoint.checkpoint import FLOAT_DTYPES, IGNORED_SUFFIXES, Checkpoint
-from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, check_patterns, select_linear_weights
+from llmopt.checkpoint.layer_patterns import compile_parts
+from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, select_linear_weights
 from llmopt.checkpoint.safetensors_header import TensorEntry, TensorPlan
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import IncompatibleError, InputError, RecipeError
@@ -29,6 +30,7 @@ SCALE_DTYPES = {name: stored for stored, name in FLOAT_DTYPES.items()}
 class StreamFields(StepBase):
     """Base of the steps that quantise each weight on its own."""
 
+    step_version: ClassVar[int] = 2  # in 1 a regular expression matched names' beginnings
     produces: ClassVar[ArtifactKind] = "quantized_checkpoint"
     served_format: ClassVar[ServedFormat] = "compressed-tensors"
     storage: ClassVar[Storage]
@@ -36,9 +38,9 @@ class StreamFields(StepBase):
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
     skip: tuple[str, ...] = Field(
         (OUTPUT_HEAD,),
-        description="Linear layers that stay as they are: names or parts of them, with * "
-        "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression. "
-        "Replaces the default.",
+        description="Linear layers that stay as they are: full names or parts of them, with * "
+        "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression that "
+        "the whole name must match. Replaces the default.",
     )
     workers: Annotated[int | None, NotIdentity()] = Field(
         None,
@@ -51,7 +53,8 @@ class StreamFields(StepBase):
     @field_validator("skip")
     @classmethod
     def _check_skip(cls, skip: tuple[str, ...]) -> tuple[str, ...]:
-        check_patterns(skip)
+        for pattern in skip:
+            compile_parts(pattern)
         return skip
 
     @abstractmethod
