@@ -5,7 +5,8 @@ Shapes: N = windows, B = batch, T = tokens, D = hidden size.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from llmopt.quant.solution import split_solution
 
 BATCH_TOKENS = 4096
 # What came of each block, and the residual streams after it.
-Parts = Iterator[tuple[BlockResult, Mapping[str, Tensor] | None]]
+Parts = Generator[tuple[BlockResult, Mapping[str, Tensor] | None], None, None]
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,8 @@ def walk_blocks(job: QuantizeJob, title: str) -> Journal:
         _check_kept_tensors(job.checkpoint, job.plan)
     job.progress.start(title, num_parts, journal.num_done)
     num_walked, committed_s = journal.num_done, time.monotonic()
-    with torch.inference_mode():
-        parts: Parts = _run_without_data(job, journal)
-        if job.windows is not None:
-            parts = _run_with_data(job, journal)
+    run = _run_without_data if job.windows is None else _run_with_data
+    with torch.inference_mode(), closing(run(job, journal)) as parts:
         for result, hidden in parts:
             journal.add(_pack_layers(job, result), result.errors)
             num_walked += 1
@@ -179,13 +178,21 @@ def _open_journal(job: QuantizeJob) -> Journal:
 
 
 def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
-    assert job.windows is not None
     num_blocks = job.checkpoint.config.num_hidden_layers
     if journal.num_done == num_blocks + job.plan.rounds_output_layer:
         return  # nothing reads the data any more, so that it was not kept
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     models = [StreamedModel(job.checkpoint, device, dtype) for device in job.devices]
-    model = models[0]
+    try:
+        yield from _pass_blocks(job, journal, models)
+    finally:
+        for model in models:
+            model.close()
+
+
+def _pass_blocks(job: QuantizeJob, journal: Journal, models: Sequence[StreamedModel]) -> Parts:
+    assert job.windows is not None
+    model, num_blocks = models[0], job.checkpoint.config.num_hidden_layers
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, num_blocks):
         blocks = [DecoderBlock(each, index, job.windows.ids_NT.shape[1]) for each in models]
