@@ -15,6 +15,7 @@ Shapes: I = in_features, R = rows (out_features of all stacked layers), G = grou
 C = columns of one group, B = columns of one block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -54,6 +55,18 @@ class GptqOptions:
     max_damp_percent: float
     scale_dtype: torch.dtype
     scale_search: ScaleSearch = "minmax"
+
+
+def make_gptq_solver(
+    options: GptqOptions,
+) -> Callable[[Tensor, Tensor | None, QuantScheme], Solution]:
+    """Returns `solve_gptq` for layers of any scheme: that of `options` has no say."""
+
+    def solve(W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
+        assert H_II is not None
+        return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
+
+    return solve
 
 
 def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:

@@ -8,7 +8,7 @@ from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
-from llmopt.errors import InputError
+from llmopt.errors import IncompatibleError, InputError, RecipeError
 from llmopt.steps.base import Estimate, StepInputs
 
 if TYPE_CHECKING:
@@ -24,14 +24,15 @@ ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimate | None:
-    """Estimates RAM, disk and arithmetic of a quantisation; None for a model not yet made."""
+    """Estimates RAM, disk and arithmetic; None for a model not yet made or unsuitable."""
     if not inputs["model"].path.exists():
         return None
     try:
         checkpoint = Checkpoint.open(inputs["model"].path)
-    except InputError:
+        plan = step.plan(checkpoint.config)
+    except (InputError, IncompatibleError, RecipeError):
         return None
-    config, plan = checkpoint.config, step.plan(checkpoint.config)
+    config = checkpoint.config
     spec = inputs["data"].dataset if "data" in inputs else None
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]

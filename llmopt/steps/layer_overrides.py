@@ -1,7 +1,5 @@
 """Which layers a quantisation rounds otherwise than its own fields say, or not at all."""
 
-import fnmatch
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -10,11 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names, router_names
+from llmopt.checkpoint.layer_patterns import compile_layers
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.errors import IncompatibleError, RecipeError
-
-REGEX = "re:"
 
 
 class LayerOverride(BaseModel):
@@ -25,7 +22,7 @@ class LayerOverride(BaseModel):
     layers: str = Field(
         min_length=1,
         description="Full layer names: a glob such as *.mlp.down_proj, or re: and a regular "
-        "expression that the whole name must match.",
+        "expression, either of which must match the whole name.",
     )
     skip: bool = Field(False, description="Leave these layers as they are.")
     bits: Literal[2, 3, 4, 8] | None = Field(None, description="Bits per weight.")
@@ -64,19 +61,6 @@ class LayerOverride(BaseModel):
         """Returns the fields of the scheme that it sets."""
         fields = {"bits": self.bits, "group_size": self.group_size, "sym": self.sym}
         return {name: value for name, value in fields.items() if value is not None}
-
-
-def compile_layers(pattern: str) -> re.Pattern[str]:
-    """Compiles a glob, or `re:` and a regular expression, over full layer names.
-
-    Raises:
-        ValueError: It is no regular expression.
-    """
-    text = pattern.removeprefix(REGEX)
-    try:
-        return re.compile(text if pattern.startswith(REGEX) else fnmatch.translate(pattern))
-    except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
 
 
 def build_plan(

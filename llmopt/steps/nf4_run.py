@@ -41,7 +41,7 @@ def run_nf4(step: QuantizeNf4, inputs: StepInputs, context: RunContext) -> Outco
         for module in list_kept_linears(checkpoint.tensors, rounded.union(experts))
         if is_linear_weight(f"{module}.weight")
     ]
-    head_kept = checkpoint.config.tie_word_embeddings or OUTPUT_HEAD in step.skip
+    head_kept = f"{OUTPUT_HEAD}.weight" not in rounded
     named = None if head_kept and not kept else [*([OUTPUT_HEAD] if head_kept else []), *kept]
     config = build_bitsandbytes_config(step.scheme, step.compute_dtype, named)
     outcome = run_stream(step, checkpoint, codec, config, device, context)

@@ -1,7 +1,7 @@
 """`quantize.gptq`: GPTQ with a calibration set."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,11 +16,6 @@ from llmopt.steps.expert_fields import ExpertFields
 from llmopt.steps.layer_overrides import free_layers
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
 from llmopt.steps.size_budget import SizeBudget, check_budget
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from llmopt.quant.solution import Solution
 
 
 class QuantizeGptq(QuantizeFields):
@@ -136,7 +131,7 @@ class QuantizeGptq(QuantizeFields):
         """Quantises the model block by block."""
         from llmopt.quant.asymmetric import AsymmetricOptions  # noqa: PLC0415 - torch
         from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
-        from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
+        from llmopt.quant.gptq import GptqOptions, make_gptq_solver  # noqa: PLC0415 - torch
         from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
         from llmopt.steps.quantize_run import (  # noqa: PLC0415
             QuantizationInput,
@@ -155,10 +150,6 @@ class QuantizeGptq(QuantizeFields):
             scale_search=self.scale_search,
         )
 
-        def solve(W_RI: "Tensor", H_II: "Tensor | None", scheme: QuantScheme) -> "Solution":
-            assert H_II is not None
-            return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
-
         budget = None
         if self.budget is not None:
             free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
@@ -172,7 +163,15 @@ class QuantizeGptq(QuantizeFields):
             asymmetric = AsymmetricOptions(
                 self.asymmetric_strength, self.damp_percent, self.max_damp_percent
             )
-        job = QuantizationInput(
-            checkpoint, plan, solve, inputs.get("data"), policy, budget, asymmetric
+        given = QuantizationInput(
+            checkpoint=checkpoint,
+            plan=plan,
+            solve=make_gptq_solver(options),
+            data=inputs.get("data"),
+            format=self.format,
+            activation_memory_gb=self.activation_memory_gb,
+            experts=policy,
+            budget=budget,
+            asymmetric=asymmetric,
         )
-        return run_quantization(self, job, context)
+        return run_quantization(self, given, context)
