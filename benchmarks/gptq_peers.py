@@ -18,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from gptq_peers_report import (
     draw_figure,
 )
 from gptq_quality import measure_kl, write_ids
+from measured_process import MeasuredProcess
 from results_page import PAGE, write_between_markers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -105,19 +105,9 @@ def run_measured(command: list[str | Path], folder: Path) -> tuple[Run, str]:
     if command[0] in (sys.executable, Path(sys.executable)):
         environment["PYTHONPATH"] = str(REPOSITORY)  # peers' processes do not see this checkout
     out, log = folder / "stdout", folder / "stderr"
-    with out.open("wb") as out_file, log.open("wb") as log_file:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=out_file, stderr=log_file, env=environment
-        )
-        # wait4 counts the process with the children that it waited for, and no others.
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RuntimeError(f"{command} ended with {process.returncode}:\n{tail}")
-    run = Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    with MeasuredProcess(command, out, log, cwd=folder, env=environment) as process:
+        took = process.wait()
+    run = Run(took.wall_s, took.cpu_s, took.peak_bytes)
     return run, out.read_text(encoding="utf-8")
 
 

@@ -17,15 +17,16 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from measured_process import MeasuredProcess
 from random_llama import LlamaShape, make_model
 from results_page import PAGE, format_table, write_between_markers
 
@@ -96,43 +97,36 @@ class MemoryCgroup:
 
 
 def watch(command: list[str], unfinished: Path, limit_bytes: int | None) -> Watched:
-    """Runs a command, freely or within a limit, and watches its memory block by block."""
+    """Runs a command, freely or within a limit, and watches its memory block by block.
+
+    Raises:
+        RuntimeError: It failed; the end of its log is shown.
+    """
     group = None if limit_bytes is None else MemoryCgroup(limit_bytes)
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command if group is None else group.wrap(command),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     peaks, done, peak = [], 0, 0
-    for resident, blocks in sample(process, unfinished):
-        if blocks > done:
-            peaks, done, peak = [*peaks, peak], blocks, 0
-        peak = max(peak, resident)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall_s = time.perf_counter() - started
-    assert process.stderr is not None
-    messages = process.stderr.read()
-    if group is not None:
-        group.remove()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{messages}")
-    return Watched(wall_s, usage.ru_maxrss * 1024, peaks)
-
-
-def sample(process: subprocess.Popen[str], unfinished: Path) -> Iterator[tuple[int, int]]:
-    """Yields resident bytes and finished blocks until the process has ended."""
-    watched = psutil.Process(process.pid)
-    while True:
+    with tempfile.TemporaryDirectory() as name:
+        log = Path(name) / "stderr"
+        entering = command if group is None else group.wrap(command)
         try:
-            if watched.status() == psutil.STATUS_ZOMBIE:
-                return
+            with MeasuredProcess(entering, Path(os.devnull), log) as process:
+                for resident, blocks in sample(process.pid, unfinished):
+                    if blocks > done:
+                        peaks, done, peak = [*peaks, peak], blocks, 0
+                    peak = max(peak, resident)
+                took = process.wait()
+        finally:
+            if group is not None:
+                group.remove()
+    return Watched(took.wall_s, took.peak_bytes, peaks)
+
+
+def sample(pid: int, unfinished: Path) -> Iterator[tuple[int, int]]:
+    """Yields resident bytes and finished blocks until the process has ended."""
+    with suppress(psutil.NoSuchProcess):
+        watched = psutil.Process(pid)
+        while watched.status() != psutil.STATUS_ZOMBIE:
             yield watched.memory_info().rss, count_blocks(unfinished)
-        except psutil.NoSuchProcess:
-            return
-        time.sleep(SAMPLING_S)
+            time.sleep(SAMPLING_S)
 
 
 def count_blocks(unfinished: Path) -> int:

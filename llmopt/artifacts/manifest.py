@@ -13,6 +13,8 @@ from llmopt.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 ArtifactKind = Literal["quantized_checkpoint", "evaluation"]
+StarvedTreatment = Literal["rtn", "all_tokens"]
+StarvedPolicy = Literal[StarvedTreatment, "fail"]
 
 
 class _Frozen(BaseModel):
@@ -53,7 +55,7 @@ class LayerError(_Frozen):
     damp_retries: int = 0
     bits: int | None = None
     num_tokens: int | None = None
-    starved: Literal["rtn", "all_tokens"] | None = None
+    starved: StarvedTreatment | None = None
 
 
 class InputRecord(_Frozen):

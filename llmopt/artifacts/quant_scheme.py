@@ -1,11 +1,13 @@
 """The weight-quantisation scheme, free of torch so that recipes and preflight can hold it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 ScaleSearch = Literal["minmax", "mse"]
-SUPPORTED_BITS = (2, 3, 4, 8)
-SUPPORTED_GROUP_SIZES = (-1, 32, 64, 128)
+Bits = Literal[2, 3, 4, 8]
+GroupSize = Literal[-1, 32, 64, 128]  # -1: one group per output channel
+SUPPORTED_BITS: tuple[int, ...] = get_args(Bits)
+SUPPORTED_GROUP_SIZES: tuple[int, ...] = get_args(GroupSize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from llmopt.checkpoint.bitsandbytes_format import BitsAndBytesScheme, QuantType
-from llmopt.checkpoint.fused_layers import EXPERT
+from llmopt.checkpoint.experts_config import EXPERT_NUMBER
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
@@ -69,7 +69,7 @@ def parse_bitsandbytes_config(config: Mapping[str, Any]) -> StoredQuantization:
     named = config.get("llm_int8_skip_modules")
     skipped = [OUTPUT_LAYER] if named is None else named
     # transformers holds experts in one tensor, which bitsandbytes has no layer for.
-    rules = [LayerRule(EXPERT, None)]
+    rules = [LayerRule(re.compile(f".+{EXPERT_NUMBER.pattern}"), None)]
     rules += [LayerRule(_compile_skip(str(name)), None) for name in skipped]
     return StoredQuantization("bitsandbytes", base, tuple(rules))
 

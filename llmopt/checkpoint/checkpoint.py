@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmopt.checkpoint.model_config import ModelConfig, read_model_config
-from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.quantization_config import parse_quantization_config
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.checkpoint.stored_quantization import StoredQuantization, expected_tensors
@@ -135,7 +135,7 @@ class Checkpoint:
                 )
             unseen.discard(name)
         if self.config.tie_word_embeddings:
-            unseen.discard("lm_head.weight")  # some exports store the tied copy
+            unseen.discard(OUTPUT_WEIGHT)  # some exports store the tied copy
         for name in sorted(unseen):
             if not name.endswith(IGNORED_SUFFIXES):
                 raise self._disagreement(f"tensor {name} belongs to no part of the model")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmopt.checkpoint.checkpoint import IGNORED_SUFFIXES, Checkpoint
+from llmopt.checkpoint.quant_plan import OUTPUT_WEIGHT
 from llmopt.checkpoint.safetensors_header import TensorEntry, read_header
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.tensor_files import copy_tensors
@@ -39,7 +40,7 @@ def write_quantized_checkpoint(
         if name not in replaced and not name.endswith(IGNORED_SUFFIXES)
     }
     if source.config.tie_word_embeddings:
-        kept.pop("lm_head.weight", None)
+        kept.pop(OUTPUT_WEIGHT, None)
     _write_weights({**kept, **packed}, folder, max_shard_bytes)
     write_model_files(source, quantization_config, folder)
     if quantization_config["quant_method"] == "gptq":

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.checkpoint.layer_patterns import REGEX
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
@@ -22,7 +23,6 @@ from llmopt.checkpoint.w8a8_config import W8A8_TYPES, parse_channel_layer
 from llmopt.errors import InputError
 
 LINEAR_CLASS = "Linear"
-REGEX = "re:"
 MOVED_GROUPS = ("group", "dynamic")  # the second is the library's other word for the first
 STATIC_ORDER = ("weight", "static")
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.integer_packing import count_words, pack_dense, unpack_dense
+from llmopt.checkpoint.integer_packing import pack_dense, unpack_dense
 from llmopt.checkpoint.packed_weight import PackedWeight, monotonic_g_idx
+from llmopt.checkpoint.packed_words import count_words
 from llmopt.errors import InputError
 
 TENSOR_NAMES = (

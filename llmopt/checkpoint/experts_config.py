@@ -138,6 +138,12 @@ def positive_figure(
     return value
 
 
+def find_mixture(name: str) -> str | None:
+    """Returns the name of the experts that a layer belongs to, None for a layer of its own."""
+    match = EXPERT_NUMBER.search(name)
+    return None if match is None else name[: match.start(1) - 1]
+
+
 def mask_expert(name: str) -> str:
     """Returns a layer's name with its expert's number as a star, as messages for all use it."""
     return EXPERT_NUMBER.sub(".experts.*.", name)

@@ -4,12 +4,11 @@ Source: vllm-project/vllm, `packed_modules_mapping` of its Llama and Qwen models
 FusedMoE layer for experts.
 """
 
-import re
 from collections.abc import Iterable
 
+from llmopt.checkpoint.experts_config import find_mixture
 from llmopt.checkpoint.model_config import DECODER_STAGES
 
-EXPERT = re.compile(r"(.+\.experts)\.\d+\.")  # a mixture's experts are one kernel's operands
 FUSED_STAGES = tuple(stage.layers for stage in DECODER_STAGES if len(stage.layers) > 1)
 
 
@@ -22,9 +21,9 @@ def group_fused(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _name_whole(name: str) -> str:
-    mixture = EXPERT.match(name)
+    mixture = find_mixture(name)
     if mixture is not None:
-        return mixture[1]
+        return mixture  # its experts are one kernel's operands
     for layers in FUSED_STAGES:
         for layer in layers:
             if name.endswith("." + layer):

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.experts_config import EXPERT_NUMBER
+from llmopt.checkpoint.experts_config import EXPERT_NUMBER, find_mixture
 from llmopt.checkpoint.model_config import DECODER_STAGES
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
@@ -151,9 +151,9 @@ def _fuse_experts(plan: QuantPlan) -> dict[str, QuantScheme | None]:
     """Names mixtures whose experts all have one scheme that is not the base."""
     schemes: dict[str, set[QuantScheme | None]] = {}
     for name, scheme in plan.schemes.items():
-        match = EXPERT_NUMBER.search(name)
-        if match is not None:
-            schemes.setdefault(name[: match.start(1) - 1], set()).add(scheme)
+        mixture = find_mixture(name)
+        if mixture is not None:
+            schemes.setdefault(mixture, set()).add(scheme)
     return {
         name: next(iter(found))
         for name, found in schemes.items()

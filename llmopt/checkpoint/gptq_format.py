@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.integer_packing import dense_multiple, pack_dense, unpack_dense
+from llmopt.checkpoint.integer_packing import pack_dense, unpack_dense
 from llmopt.checkpoint.packed_weight import PackedWeight, monotonic_g_idx
+from llmopt.checkpoint.packed_words import dense_multiple
 
 TENSOR_NAMES = ("qweight", "qzeros", "scales", "g_idx")
 

@@ -5,22 +5,10 @@ of 3 bits in 3 words. So do GPTQModel and compressed-tensors 0.19 (0.17 still be
 and so does vLLM 0.32 expect them.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-WORD_BITS = 32
-
-
-def dense_multiple(bits: int) -> int:
-    """Returns how many integers fill whole words: 32 for 3 bits, 8 for 4."""
-    return math.lcm(WORD_BITS, bits) // bits
-
-
-def count_words(num_values: int, bits: int) -> int:
-    """Returns how many words hold so many integers, the last one perhaps not full."""
-    return -(-num_values * bits // WORD_BITS)
+from llmopt.checkpoint.packed_words import WORD_BITS, count_words, dense_multiple
 
 
 def pack_dense(values: Tensor, bits: int, dim: int) -> Tensor:

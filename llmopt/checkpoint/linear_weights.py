@@ -8,12 +8,13 @@ every format keeps them, since a wrong choice of an expert costs more than their
 import re
 from collections.abc import Iterable, Sequence
 
-from llmopt.checkpoint.fused_layers import EXPERT, group_fused
+from llmopt.checkpoint.experts_config import find_mixture
+from llmopt.checkpoint.fused_layers import group_fused
 from llmopt.checkpoint.layer_patterns import REGEX, compile_parts
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.errors import InputError
 
-OUTPUT_HEAD = "lm_head"
 LINEAR_WEIGHT = re.compile(
     r"model\.layers\.\d+\.("
     r"self_attn\.[qkvo]_proj"
@@ -25,7 +26,7 @@ LINEAR_WEIGHT = re.compile(
 
 def is_linear_weight(name: str) -> bool:
     """Tells whether a tensor is the weight of a decoder block's linear layer, or of the head."""
-    return name == f"{OUTPUT_HEAD}.weight" or LINEAR_WEIGHT.fullmatch(name) is not None
+    return name == OUTPUT_WEIGHT or LINEAR_WEIGHT.fullmatch(name) is not None
 
 
 def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozenset[str]:
@@ -44,7 +45,7 @@ def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozen
     for pattern in skip:
         compiled = compile_parts(pattern)
         found = {module for module in modules if compiled.fullmatch(module)}
-        if not found and pattern != OUTPUT_HEAD:
+        if not found and pattern != OUTPUT_LAYER:
             raise InputError(
                 f"skip: {pattern!r} names no linear layer of the model",
                 remedy=f"name layers such as {min(modules, default='model.layers.0')}, or parts of "
@@ -67,7 +68,7 @@ def list_kept_linears(tensors: dict[str, TensorEntry], rounded: frozenset[str]) 
         if name.endswith(".weight") and len(entry.shape) == 2 and "embed" not in name
     }
     kept = matrices - {name.removesuffix(".weight") for name in rounded}
-    return sorted(kept - {OUTPUT_HEAD})
+    return sorted(kept - {OUTPUT_LAYER})
 
 
 def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[str]:
@@ -83,4 +84,4 @@ def find_split_layers(rounded: frozenset[str], tensors: Iterable[str]) -> list[s
 
 def is_expert(name: str) -> bool:
     """Tells whether a tensor belongs to one of a mixture's experts."""
-    return EXPERT.match(name) is not None
+    return find_mixture(name) is not None

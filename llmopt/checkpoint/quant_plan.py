@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from llmopt.artifacts.quant_scheme import QuantScheme
 
 OUTPUT_LAYER = "lm_head"
+OUTPUT_WEIGHT = f"{OUTPUT_LAYER}.weight"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from llmopt.artifacts.files import format_bytes
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.quant_plan import OUTPUT_WEIGHT
 from llmopt.checkpoint.streamed_model import EMBEDDINGS, StreamedModel, require_equal_head
 from llmopt.errors import ResourceError
 
@@ -34,7 +35,7 @@ def load_resident_model(checkpoint: Checkpoint, device: torch.device, dtype: tor
         shell.model.layers[block] = streamed.load_block(block)
     outer = {name: streamed.read_weight(name) for name in checkpoint.config.outer_shapes()}
     tied = checkpoint.config.tie_word_embeddings
-    outer["lm_head.weight"] = outer[EMBEDDINGS] if tied else streamed.read_weight("lm_head.weight")
+    outer[OUTPUT_WEIGHT] = outer[EMBEDDINGS] if tied else streamed.read_weight(OUTPUT_WEIGHT)
     shell.load_state_dict(outer, assign=True, strict=False)
     shell.model.rotary_emb = streamed.build_rotary()
     return shell.requires_grad_(requires_grad=False)

@@ -13,13 +13,13 @@ from llmopt.checkpoint.bitsandbytes_format import (
     QuantType,
     plan_bitsandbytes_tensors,
 )
+from llmopt.checkpoint.packed_words import WORD_BITS, count_words
 from llmopt.checkpoint.w8a8_format import ScaleGrid, W8A8Format, plan_w8a8_tensors
 from llmopt.errors import InputError
 
 QuantFormat = Literal["gptq", "compressed-tensors"]  # what a recipe asks for
 LayerFormat = Literal["gptq", "gptq_v2", "pack-quantized"]
 TensorShapes = dict[str, tuple[str, tuple[int, ...] | None]]  # None: known from the file alone
-WORD_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -195,12 +195,12 @@ def _pack_quantized_shapes(
 ) -> TensorShapes:
     groups = scheme.num_groups(in_features)
     shapes: TensorShapes = {
-        "weight_packed": ("I32", (out_features, -(-in_features * scheme.bits // WORD_BITS))),
+        "weight_packed": ("I32", (out_features, count_words(in_features, scheme.bits))),
         "weight_scale": (scale_dtype, (out_features, groups)),
         "weight_shape": ("I64", (2,)),
     }
     if not scheme.sym:
-        words = -(-out_features * scheme.bits // WORD_BITS)
+        words = count_words(out_features, scheme.bits)
         shapes["weight_zero_point"] = ("I32", (words, groups))
     if scheme.has_moved_groups:
         shapes["weight_g_idx"] = ("I32", (in_features,))

@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.expert_mixture import read_mixture
+from llmopt.checkpoint.quant_plan import OUTPUT_WEIGHT
 from llmopt.checkpoint.read_ahead import ReadAhead
 from llmopt.checkpoint.rounded_inputs import (
     InputRounding,
@@ -202,7 +203,7 @@ class StreamedModel:
         require_equal_head(self.checkpoint)
         norm = copy.deepcopy(self._core.norm)
         norm.load_state_dict({"weight": self.read_weight("model.norm.weight")}, assign=True)
-        projection = EMBEDDINGS if tied else "lm_head.weight"
+        projection = EMBEDDINGS if tied else OUTPUT_WEIGHT
         return OutputHead(norm, self.read_weight(projection))
 
     def _is_sliding(self, block: int) -> bool:
@@ -236,14 +237,14 @@ def require_equal_head(checkpoint: Checkpoint) -> None:
     Raises:
         InputError: Embeddings are tied, but another `lm_head.weight` is stored.
     """
-    head = checkpoint.tensors.get("lm_head.weight")
+    head = checkpoint.tensors.get(OUTPUT_WEIGHT)
     if head is None or not checkpoint.config.tie_word_embeddings:
         return
     if not holds_equal_bytes(head, checkpoint.tensors[EMBEDDINGS]):
         raise InputError(
             f"{checkpoint.folder}: config.json ties the embeddings (tie_word_embeddings), but "
-            f"{head.file.name} holds another lm_head.weight",
-            remedy="set tie_word_embeddings to false, or remove lm_head.weight, whichever is meant",
+            f"{head.file.name} holds another {OUTPUT_WEIGHT}",
+            remedy="set tie_word_embeddings to false, or remove that tensor, whichever is meant",
         )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.manifest import LayerError
+from llmopt.artifacts.manifest import LayerError, StarvedPolicy
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.expert_mixture import Routing
 from llmopt.checkpoint.model_config import Stage, expert_stages
@@ -27,7 +27,7 @@ from llmopt.quant.block_pass import (
     CalibrationBatches,
     Rounding,
 )
-from llmopt.quant.expert_policy import ExpertPolicy, StarvedPolicy
+from llmopt.quant.expert_policy import ExpertPolicy
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llmopt.artifacts.manifest import LayerError
+from llmopt.artifacts.manifest import LayerError, StarvedPolicy
 from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.errors import InputError
 from llmopt.quant.rounding import solve_rtn
 from llmopt.quant.solution import Solution
 
-StarvedPolicy = Literal["rtn", "all_tokens", "fail"]
-TREATMENTS = {
+TREATMENTS: dict[StarvedPolicy, str] = {
     "rtn": "rounded to nearest",
     "all_tokens": "calibrated on all tokens of the block",
 }

@@ -11,7 +11,7 @@ from typing import Literal
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names
-from llmopt.checkpoint.experts_config import EXPERT_NAMES, EXPERT_NUMBER
+from llmopt.checkpoint.experts_config import EXPERT_NAMES, find_mixture
 from llmopt.checkpoint.model_config import DECODER_STAGES, ModelConfig, describe_kind
 from llmopt.checkpoint.packed_size import count_layer_bytes
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
@@ -64,8 +64,7 @@ class ServedLayer:
     @property
     def experts(self) -> str | None:
         """The name of the experts that it belongs to, None for a layer of its own."""
-        match = EXPERT_NUMBER.search(self.name)
-        return None if match is None else self.name[: match.start(1) - 1]
+        return find_mixture(self.name)
 
 
 @dataclass(frozen=True)

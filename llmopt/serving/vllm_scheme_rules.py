@@ -37,11 +37,11 @@ def served_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
 
     For: vllm
 
-    Source: gptq: auto_gptq.py, TYPE_MAP. compressed-tensors: none of vLLM's own kernels takes 2
-    bits (kernels/linear/mixed_precision/: marlin.py, machete.py, exllama.py, triton_w4a16.py,
-    cpu.py); the Humming kernel, a package of its own, says that it does, which nobody here has
-    seen. 3 bits: compressed-tensors 0.17 packs 10 to a word, compressed_tensors_wNa16.py expects
-    ceil(I * 3 / 32) words
+    Source: gptq: auto_gptq.py, TYPE_MAP. compressed-tensors: the scheme knows 2 and 3 bits
+    (compressed_tensors_wNa16.py, WNA16_SUPPORTED_TYPES_MAP) and reads them as they are packed, but
+    no kernel's list of types holds them (kernels/linear/mixed_precision/: marlin.py, machete.py,
+    exllama.py, conch.py, triton_w4a16.py, cpu.py); humming.py refuses no width, but needs the
+    package Humming and a GPU: not tried
 
     Proof: cpu, kernel choice
     """

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from llmopt.checkpoint.model_config import ModelConfig
+from llmopt.checkpoint.packed_words import WORD_BITS
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
-from llmopt.checkpoint.stored_quantization import WORD_BITS
 from llmopt.serving.rule import Fault, Rule
 from llmopt.serving.served_weights import (
     KEY_VALUE,

@@ -1,8 +1,8 @@
 """What a calibrated quantisation does with experts that few tokens were routed to."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
+
+from llmopt.artifacts.manifest import StarvedPolicy
 
 
 class ExpertFields(BaseModel):
@@ -16,7 +16,7 @@ class ExpertFields(BaseModel):
         description="Layers of an expert that fewer calibration tokens were routed to are starved. "
         "Default: each layer's number of input features, below which its Hessian lacks full rank.",
     )
-    starved: Literal["rtn", "all_tokens", "fail"] = Field(
+    starved: StarvedPolicy = Field(
         "all_tokens",
         description="What is done then, and recorded: `all_tokens` calibrates them on all "
         "tokens of the block, `rtn` rounds them to nearest, `fail` ends the run.",

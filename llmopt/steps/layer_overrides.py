@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import Bits, GroupSize, QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names, router_names
 from llmopt.checkpoint.layer_patterns import compile_layers
 from llmopt.checkpoint.model_config import ModelConfig
@@ -25,8 +24,8 @@ class LayerOverride(BaseModel):
         "expression, either of which must match the whole name.",
     )
     skip: bool = Field(False, description="Leave these layers as they are.")
-    bits: Literal[2, 3, 4, 8] | None = Field(None, description="Bits per weight.")
-    group_size: Literal[-1, 32, 64, 128] | None = Field(
+    bits: Bits | None = Field(None, description="Bits per weight.")
+    group_size: GroupSize | None = Field(
         None, description="Input features that share a scale; -1 is one per output channel."
     )
     sym: bool | None = Field(None, description="Symmetric grid, fixed zero point.")

@@ -1,19 +1,19 @@
 """Fields and checks that every integer weight quantisation shares."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from llmopt.artifacts.manifest import ArtifactKind
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import SUPPORTED_GROUP_SIZES, Bits, GroupSize, QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.model_config import ModelConfig, describe_kind
+from llmopt.checkpoint.packed_words import dense_multiple
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
-from llmopt.checkpoint.stored_quantization import WORD_BITS, QuantFormat
+from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.errors import IncompatibleError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.served_weights import describe_plan
@@ -33,8 +33,8 @@ class QuantizeFields(StepBase):
     produces: ClassVar[ArtifactKind] = "quantized_checkpoint"
 
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
-    bits: Literal[2, 3, 4, 8] = Field(4, description="Bits per weight.")
-    group_size: Literal[-1, 32, 64, 128] = Field(
+    bits: Bits = Field(4, description="Bits per weight.")
+    group_size: GroupSize = Field(
         128, description="Input features that share a scale; -1 is one per output channel."
     )
     sym: bool = Field(True, description="Symmetric grid, fixed zero point.")
@@ -114,7 +114,7 @@ def check_shapes(config: ModelConfig, plan: QuantPlan, quant_format: QuantFormat
         return
     fitting = [
         size
-        for size in (128, 64, 32, -1)
+        for size in sorted(SUPPORTED_GROUP_SIZES, reverse=True)
         if not any(_shape_faults(config, _with_group_size(plan, size), quant_format))
     ]
     remedy = f"use group_size {' or '.join(map(str, fitting))}" if fitting else None
@@ -141,7 +141,7 @@ def _shape_faults(config: ModelConfig, plan: QuantPlan, quant_format: QuantForma
             )
         if quant_format != "gptq":
             continue  # compressed-tensors fills up a last word
-        per_words = math.lcm(WORD_BITS, scheme.bits) // scheme.bits
+        per_words = dense_multiple(scheme.bits)
         for count, side in ((in_features, "input"), (out_features, "output")):
             if count % per_words:
                 yield (

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
-from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT, QuantPlan
 from llmopt.checkpoint.w8a8_format import W8A8Format
 from llmopt.serving.served_weights import Storage
 from llmopt.serving.target import Target
@@ -73,7 +73,7 @@ class QuantizeInt8(W8A8Fields):
         """Decides how each layer is rounded."""
         scheme, rounded = QuantScheme(bits=8, group_size=-1), self.select_weights(checkpoint)
         names = [name for name, _ in linear_names(checkpoint.config)]
-        if f"{OUTPUT_LAYER}.weight" in rounded:
+        if OUTPUT_WEIGHT in rounded:
             names.append(OUTPUT_LAYER)
         return QuantPlan(scheme, {n: scheme if f"{n}.weight" in rounded else None for n in names})
 

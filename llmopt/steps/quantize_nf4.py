@@ -1,7 +1,7 @@
 """`quantize.nf4`: 4-bit weights in bitsandbytes' format, without data."""
 
 import importlib.util
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from llmopt.serving.served_weights import ServedFormat, Storage
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.stream_fields import StreamFields
 
-BLOCK_SIZES = (32, 64, 128, 256, 512, 1024)
+BlockSize = Literal[32, 64, 128, 256, 512, 1024]
 
 
 class QuantizeNf4(StreamFields):
@@ -34,7 +34,7 @@ class QuantizeNf4(StreamFields):
     double_quant: bool = Field(
         True, description="Quantise the blocks' scales to 8 bits: 0.37 bits per weight less."
     )
-    block_size: Literal[32, 64, 128, 256, 512, 1024] = Field(
+    block_size: BlockSize = Field(
         64, description="Weights that share a scale; transformers writes 64."
     )
     compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
@@ -73,7 +73,7 @@ class QuantizeNf4(StreamFields):
         misfits = {name: width for name, width in widths.items() if width % self.block_size}
         if misfits:
             name = min(misfits)
-            fitting = [n for n in BLOCK_SIZES if not any(w % n for w in widths.values())]
+            fitting = [n for n in get_args(BlockSize) if not any(w % n for w in widths.values())]
             raise IncompatibleError(
                 f"{name.removesuffix('.weight')} has {misfits[name]} input features, not a "
                 f"multiple of block_size {self.block_size}",

@@ -21,6 +21,7 @@ from llmopt.data.tokenization import DocumentTokenizer
 from llmopt.errors import InputError
 from llmopt.quant.asymmetric import AsymmetricOptions
 from llmopt.quant.block_pass import Solver
+from llmopt.quant.block_solve import name_rounder
 from llmopt.quant.expert_policy import ExpertPolicy, describe_starved
 from llmopt.quant.journal import Journal
 from llmopt.quant.quantize_checkpoint import (
@@ -161,6 +162,7 @@ def describe_outcome(
         layers=journal.errors,
         machine={
             **describe_devices(job.devices),
+            "rounder": name_rounder(job.device),
             "compute_dtype": str(compute_dtype).removeprefix("torch."),
         },
         degraded=[

@@ -1,9 +1,10 @@
 """A bound on a quantised model's size, within which each layer's width is chosen."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from llmopt.artifacts.quant_scheme import Bits
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import bits_per_weight
 from llmopt.checkpoint.stored_quantization import QuantFormat
@@ -24,9 +25,7 @@ class SizeBudget(BaseModel):
         description="Bound on the mean over all layers that are quantised or skipped, with "
         "scales, zero points and g_idx.",
     )
-    choices: tuple[Literal[2, 3, 4, 8], ...] = Field(
-        (4, 8), min_length=2, description="Widths to choose from."
-    )
+    choices: tuple[Bits, ...] = Field((4, 8), min_length=2, description="Widths to choose from.")
 
     @field_validator("choices")
     @classmethod

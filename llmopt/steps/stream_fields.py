@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.checkpoint.checkpoint import FLOAT_DTYPES, IGNORED_SUFFIXES, Checkpoint
 from llmopt.checkpoint.layer_patterns import compile_parts
-from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, select_linear_weights
+from llmopt.checkpoint.linear_weights import select_linear_weights
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.safetensors_header import TensorEntry, TensorPlan
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import IncompatibleError, InputError, RecipeError
@@ -37,7 +38,7 @@ class StreamFields(StepBase):
 
     model: ModelName = Field(description="The checkpoint to quantise: bf16, fp16 or fp32.")
     skip: tuple[str, ...] = Field(
-        (OUTPUT_HEAD,),
+        (OUTPUT_LAYER,),
         description="Linear layers that stay as they are: full names or parts of them, with * "
         "(`mlp.down_proj`, `model.layers.0`, `experts`), or `re:` and a regular expression that "
         "the whole name must match. Replaces the default.",
@@ -147,5 +148,5 @@ def list_written(checkpoint: Checkpoint) -> dict[str, TensorEntry]:
     tensors: Mapping[str, TensorEntry] = checkpoint.tensors
     written = {n: entry for n, entry in tensors.items() if not n.endswith(IGNORED_SUFFIXES)}
     if checkpoint.config.tie_word_embeddings:
-        written.pop(f"{OUTPUT_HEAD}.weight", None)  # some exports store the tied copy
+        written.pop(OUTPUT_WEIGHT, None)  # some exports store the tied copy
     return written

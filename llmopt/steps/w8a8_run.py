@@ -3,8 +3,9 @@
 import torch
 
 from llmopt.checkpoint.checkpoint import Checkpoint
-from llmopt.checkpoint.linear_weights import OUTPUT_HEAD, list_kept_linears
+from llmopt.checkpoint.linear_weights import list_kept_linears
 from llmopt.checkpoint.model_card import write_model_card
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.w8a8_config import build_w8a8_config
 from llmopt.checkpoint.w8a8_format import W8A8Format
 from llmopt.quant.channel_codec import ChannelCodec
@@ -45,7 +46,7 @@ def run_w8a8(step: W8A8Fields, inputs: StepInputs, context: RunContext) -> Outco
 def list_ignored(step: W8A8Fields, checkpoint: Checkpoint) -> list[str]:
     """Lists the modules that loaders must not take for quantised ones."""
     rounded = step.select_weights(checkpoint)
-    head = [] if f"{OUTPUT_HEAD}.weight" in rounded else [OUTPUT_HEAD]
+    head = [] if OUTPUT_WEIGHT in rounded else [OUTPUT_LAYER]
     return [*head, *list_kept_linears(checkpoint.tensors, rounded)]
 
 

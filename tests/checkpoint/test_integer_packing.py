@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmopt.checkpoint.integer_packing import count_words, pack_dense, unpack_dense
+from llmopt.checkpoint.integer_packing import pack_dense, unpack_dense
+from llmopt.checkpoint.packed_words import count_words
 from tests.checkpoint.slow_packer import pack_stream
 
 BITS = (2, 3, 4, 8)
