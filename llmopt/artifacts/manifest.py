@@ -36,7 +36,8 @@ class LayerError(_Frozen):
         layer: The linear layer's name in the checkpoint.
         loss: Mean squared error of the layer's output per calibration token, summed over
             output features: tr((W-Q) H (W-Q)^T) with H = X^T X / tokens. None where no
-            calibration data was given.
+            calibration data was given. With `asymmetric_strength` W is what was aimed at
+            (docs/adr/0011), so that it does not compare with that of plain GPTQ.
         snr_db: Power of the layer's output over that error, in decibels.
         weight_mse: Mean squared error of the weights themselves.
         bits: Width of its integers.

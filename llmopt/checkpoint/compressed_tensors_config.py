@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmopt.artifacts.quant_scheme import QuantScheme
-from llmopt.checkpoint.linear_weights import REGEX_PREFIX
+from llmopt.checkpoint.layer_patterns import REGEX
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.checkpoint.stored_quantization import (
     LayerRule,
@@ -132,6 +132,6 @@ def _parse_weights(weights: Mapping[str, Any]) -> QuantScheme:
 
 
 def _compile_target(target: str) -> Any:
-    if target.startswith(REGEX_PREFIX):
-        return compile_pattern(target.removeprefix(REGEX_PREFIX))
+    if target.startswith(REGEX):
+        return compile_pattern(target.removeprefix(REGEX))
     return match_exactly(target)

@@ -7,15 +7,14 @@ every format keeps them, since a wrong choice of an expert costs more than their
 
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 
 from llmopt.checkpoint.experts_config import find_mixture
 from llmopt.checkpoint.fused_layers import group_fused
+from llmopt.checkpoint.layer_patterns import REGEX, compile_parts
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.checkpoint.safetensors_header import TensorEntry
 from llmopt.errors import InputError
 
-REGEX_PREFIX = "re:"
 LINEAR_WEIGHT = re.compile(
     r"model\.layers\.\d+\.("
     r"self_attn\.[qkvo]_proj"
@@ -30,43 +29,12 @@ def is_linear_weight(name: str) -> bool:
     return name == OUTPUT_WEIGHT or LINEAR_WEIGHT.fullmatch(name) is not None
 
 
-def matches_module(pattern: str, module: str) -> bool:
-    """Tells whether a pattern names a module, or a part of a model that it lies in.
-
-    Args:
-        pattern: A module's name or its last parts (`mlp.down_proj`), a part of the model
-            (`model.layers.0`, `experts`), either with `*`; or `re:` and a regular expression that
-            the name must begin with.
-        module: A full name, such as `model.layers.0.mlp.down_proj`.
-    """
-    if pattern.startswith(REGEX_PREFIX):
-        return re.match(pattern.removeprefix(REGEX_PREFIX), module) is not None
-    forms = (pattern, f"*.{pattern}", f"{pattern}.*", f"*.{pattern}.*")
-    return any(fnmatchcase(module, form) for form in forms)
-
-
-def check_patterns(patterns: Iterable[str]) -> None:
-    """Refuses what is no pattern.
-
-    Raises:
-        ValueError: Names the pattern and what is wrong with it.
-    """
-    for pattern in patterns:
-        if not pattern.removeprefix(REGEX_PREFIX):
-            raise ValueError(f"pattern {pattern!r} is empty")
-        if pattern.startswith(REGEX_PREFIX):
-            try:
-                re.compile(pattern.removeprefix(REGEX_PREFIX))
-            except re.error as error:
-                raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from None
-
-
 def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozenset[str]:
     """Returns the names of the weights that are to be quantised.
 
     Args:
         tensors: All tensor names of a checkpoint.
-        skip: Patterns of modules that stay as they are.
+        skip: Patterns of modules that stay as they are (layer_patterns.compile_parts).
 
     Raises:
         InputError: A pattern names no linear layer (but `lm_head`, which tied models lack), or
@@ -75,12 +43,13 @@ def select_linear_weights(tensors: Iterable[str], skip: Sequence[str]) -> frozen
     modules = {name.removesuffix(".weight") for name in tensors if is_linear_weight(name)}
     kept: set[str] = set()
     for pattern in skip:
-        found = {module for module in modules if matches_module(pattern, module)}
+        compiled = compile_parts(pattern)
+        found = {module for module in modules if compiled.fullmatch(module)}
         if not found and pattern != OUTPUT_LAYER:
             raise InputError(
                 f"skip: {pattern!r} names no linear layer of the model",
-                remedy=f"name layers such as {min(modules, default='model.layers.0')}, with * or "
-                f"{REGEX_PREFIX}",
+                remedy=f"name layers such as {min(modules, default='model.layers.0')}, or parts of "
+                f"such names, with *, or {REGEX} and a regular expression of the whole name",
             )
         kept |= found
     if not modules - kept:

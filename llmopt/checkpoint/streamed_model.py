@@ -128,10 +128,14 @@ class StreamedModel:
                 module.set_submodule(name, RoundedInputLinear(linear, rounding))
 
     def read_ahead(self, block: int) -> None:
-        """Begins to read a block's tensors in the background; `load_block` will take them."""
+        """Begins to read a block's tensors in the background for `load_block`, until `close`."""
         names = self.checkpoint.block_tensor_names(block)
         plain = [name for name in names if not is_stored_weight(self.checkpoint, name)]
         self._ahead.start({name: self.checkpoint.tensors[name] for name in plain})
+
+    def close(self) -> None:
+        """Ends what `read_ahead` began."""
+        self._ahead.close()
 
     def _round_experts(self, module: Any, first: str) -> None:
         """Does the same for a mixture, whose experts are stored alike: as the first one is."""

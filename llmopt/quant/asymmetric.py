@@ -12,10 +12,13 @@ not yet rounded make up for the difference, this moves all columns (docs/adr/001
 Shapes: B = batch, T = tokens, I = in_features, R = rows (out_features of all stacked layers).
 """
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from llmopt.quant.factorization import factorize
+from llmopt.quant.factorization import copy_with_living_diagonal, factorize
 from llmopt.quant.hessian import take_real
 from llmopt.quant.precision import bf16_matmul
 
@@ -49,30 +52,39 @@ class CrossMoment:
         return self._sum_II
 
 
-def shift_targets(
-    W_RI: Tensor, H_II: Tensor, C_II: Tensor, strength: float, damp_percent: float
-) -> Tensor:
+@dataclass(frozen=True)
+class AsymmetricOptions:
+    """How far targets are shifted.
+
+    Attributes:
+        strength: 1 aims at the original's output, 0 at that of the original weights.
+        damp_percent: Fraction of the Hessian's mean diagonal added to it for the shift.
+        max_damp_percent: How far that may be raised when H is not positive definite.
+    """
+
+    strength: float
+    damp_percent: float
+    max_damp_percent: float
+
+
+def shift_targets(W_RI: Tensor, H_II: Tensor, C_II: Tensor, options: AsymmetricOptions) -> Tensor:
     """Returns the weights that GPTQ is to round so that outputs come near the original's.
 
     Args:
         W_RI: The original weights [R, I], any floating dtype. Not modified.
         H_II: Hessian X^T X / tokens of the quantised model's input.
         C_II: (X~ - X)^T X / tokens.
-        strength: 1 aims at the original's output, 0 at that of the original weights.
-        damp_percent: Fraction of H's mean diagonal added to it; doubled where that is not enough.
+        options: How far, and with what damping; GPTQ raises its own alike on the same H.
 
     Returns:
         [R, I], in H's dtype. Weights of inputs that are always zero stay as they are.
 
     Raises:
-        NumericalError: H is not finite, or not positive definite even with its mean diagonal
-            added.
+        NumericalError: H is not finite, or not positive definite even at `max_damp_percent`.
     """
-    dead_I = H_II.diagonal() == 0
-    if bool(dead_I.any()):
-        H_II = H_II.clone()
-        H_II.diagonal()[dead_I] = 1  # its own equation: their column of C is zero
-    factor = factorize(H_II.clone, damp_percent, max_damp_percent=1.0)
+    factor = factorize(
+        partial(copy_with_living_diagonal, H_II), options.damp_percent, options.max_damp_percent
+    )
     change_IR = (W_RI.to(H_II.dtype) @ C_II).T
     change_IR = torch.linalg.solve_triangular(
         factor.U_T.T, change_IR, upper=True, unitriangular=True
@@ -80,4 +92,4 @@ def shift_targets(
     change_IR = torch.linalg.solve_triangular(
         factor.U_T, change_IR / factor.D_I[:, None], upper=False, unitriangular=True
     )
-    return torch.add(W_RI.to(H_II.dtype), change_IR.T, alpha=strength)
+    return torch.add(W_RI.to(H_II.dtype), change_IR.T, alpha=options.strength)

@@ -8,7 +8,7 @@ Shapes: B = batch, T = tokens, I = in_features, R = rows.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from llmopt.artifacts.manifest import LayerError
 from llmopt.artifacts.quant_scheme import QuantScheme
 from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import Stage
-from llmopt.quant.asymmetric import CrossMoment, shift_targets
+from llmopt.quant.asymmetric import AsymmetricOptions, CrossMoment, shift_targets
 from llmopt.quant.block_pass import (
     ATTENTION_OUTPUT,
     GATE_UP,
@@ -35,17 +35,22 @@ ORIGINAL = "original"  # the original model's residual stream, as it is called w
 ORIGINAL_CONTEXT = "original_context"
 
 
-@dataclass(frozen=True)
-class AsymmetricOptions:
-    """How far targets are shifted.
+def shift_solver(solve: Solver, C_II: Tensor, options: AsymmetricOptions) -> Solver:
+    """Returns a solver that rounds shifted weights; errors of weights are those of the originals.
 
-    Attributes:
-        strength: 1 aims at the original's output, 0 at that of the original weights.
-        damp_percent: Fraction of the Hessian's mean diagonal added to it for the shift.
+    Args:
+        solve: Rounds stacked rows.
+        C_II: (X~ - X)^T X / tokens of their input.
+        options: How far targets are shifted.
     """
 
-    strength: float
-    damp_percent: float
+    def solve_shifted(W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
+        assert H_II is not None
+        solution = solve(shift_targets(W_RI, H_II, C_II, options), H_II, scheme)
+        error_RI = solution.weight.dequantize(H_II.dtype).sub_(W_RI)
+        return replace(solution, squared_error_R=error_RI.square_().sum(1))
+
+    return solve_shifted
 
 
 class AsymmetricPass(BlockPass):
@@ -113,11 +118,5 @@ class AsymmetricPass(BlockPass):
         self, stage: Stage, finish_hessian: Callable[[], Tensor | None], solve: Solver
     ) -> BlockResult:
         assert self._cross is not None
-        C_II = self._cross.finish()
-        strength, damp_percent = self._options.strength, self._options.damp_percent
-
-        def solve_shifted(W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
-            assert H_II is not None
-            return solve(shift_targets(W_RI, H_II, C_II, strength, damp_percent), H_II, scheme)
-
-        return super()._solve_stage(stage, finish_hessian, solve_shifted)
+        shifted = shift_solver(solve, self._cross.finish(), self._options)
+        return super()._solve_stage(stage, finish_hessian, shifted)

@@ -3,6 +3,7 @@
 Shapes: B = columns of the block, R = rows (out_features of all stacked layers).
 """
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,9 +49,16 @@ class ColumnGrids:
 BlockRounder = Callable[[Tensor, Tensor, Tensor, Tensor, ColumnGrids], Tensor]
 
 
+def name_rounder(device: torch.device) -> str:
+    """Names what rounds blocks on a device, as far as it decides the last bits."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return "plain"
+    return f"triton {importlib.metadata.version('triton')}"
+
+
 def choose_rounder(device: torch.device) -> BlockRounder:
     """Returns what rounds blocks on a device: on CUDA the Triton kernel, where triton is there."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    if name_rounder(device) == "plain":
         return round_block
     from llmopt.quant import triton_block_solve  # noqa: PLC0415 - no CPU run needs it
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llmopt.artifacts.manifest import LayerError, StarvedPolicy
-from llmopt.artifacts.quant_scheme import QuantScheme
+from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.errors import InputError
 from llmopt.quant.rounding import solve_rtn
 from llmopt.quant.solution import Solution
@@ -28,11 +28,13 @@ class ExpertPolicy:
         starved: `rtn` rounds them to nearest, `all_tokens` calibrates them on all tokens of the
             block, `fail` ends the run.
         scale_dtype: The dtype that the model is served in.
+        scale_search: How the range of a group's grid is found.
     """
 
     min_tokens: int | None
     starved: StarvedPolicy
     scale_dtype: torch.dtype
+    scale_search: ScaleSearch = "minmax"
 
     def is_starved(self, num_tokens: int, in_features: int) -> bool:
         """Tells whether a layer sees too few tokens."""
@@ -46,7 +48,7 @@ class ExpertPolicy:
     def solve_nearest(self, W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
         """Rounds stacked rows to nearest; with act-order too, columns stay in their places."""
         in_place = replace(scheme, desc_act=False, static_groups=False)
-        solution = solve_rtn(W_RI, H_II, in_place, self.scale_dtype)
+        solution = solve_rtn(W_RI, H_II, in_place, self.scale_dtype, self.scale_search)
         return replace(solution, weight=replace(solution.weight, scheme=scheme))
 
     def refuse(self, place: str, counts: Mapping[int, int]) -> None:

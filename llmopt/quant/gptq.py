@@ -15,6 +15,7 @@ Shapes: I = in_features, R = rows (out_features of all stacked layers), G = grou
 C = columns of one group, B = columns of one block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,14 +26,13 @@ from llmopt.artifacts.quant_scheme import QuantScheme, ScaleSearch
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.quant.block_solve import ColumnGrids, choose_rounder
 from llmopt.quant.column_order import ColumnOrder, order_columns
-from llmopt.quant.factorization import Factor, factorize
+from llmopt.quant.factorization import Factor, copy_with_living_diagonal, factorize
 from llmopt.quant.grid import Grid, fit_grid
 from llmopt.quant.precision import bf16_matmul
 from llmopt.quant.solution import Solution
 
 BLOCK_COLUMNS = 128
 POWER_COLUMNS = 256
-PERMUTED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class GptqOptions:
     scale_search: ScaleSearch = "minmax"
 
 
+def make_gptq_solver(
+    options: GptqOptions,
+) -> Callable[[Tensor, Tensor | None, QuantScheme], Solution]:
+    """Returns `solve_gptq` for layers of any scheme: that of `options` has no say."""
+
+    def solve(W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
+        assert H_II is not None
+        return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
+
+    return solve
+
+
 def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
     """Rounds stacked weights to integers.
 
@@ -75,31 +87,15 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
     W_IR[dead_I] = 0  # an input that is always zero: its weights are free, as in the paper's code
     order = order_columns(H_II.diagonal(), options.scheme, options.act_group_aware)
     signal_R = _output_power(W_IR, H_II)
+    perm_I = None if order.is_identity else order.perm_I
     factor = factorize(
-        partial(_permute, H_II, order, dead_I), options.damp_percent, options.max_damp_percent
+        partial(copy_with_living_diagonal, H_II, perm_I),
+        options.damp_percent,
+        options.max_damp_percent,
     )
     W_IR = W_IR if order.is_identity else W_IR.index_select(0, order.perm_I)
     solution = _round_columns(W_IR, factor, order, options, signal_R)
     return replace(solution, squared_error_R=solution.squared_error_R + dropped_R)
-
-
-def _permute(H_II: Tensor, order: ColumnOrder, dead_I: Tensor) -> Tensor:
-    H_II = H_II.clone() if order.is_identity else _permute_both(H_II, order.perm_I)
-    diagonal_I, dead_I = H_II.diagonal(), dead_I[order.perm_I]
-    # Their own value matters to no integer, but the mean diagonal, which damping is a share of,
-    # must be that of the living columns.
-    diagonal_I[dead_I] = 1 if bool(dead_I.all()) else diagonal_I[~dead_I].mean()
-    return H_II
-
-
-def _permute_both(H_II: Tensor, perm_I: Tensor) -> Tensor:
-    """Returns H[perm][:, perm], block by block, so that no second copy is alive."""
-    permuted_II = torch.empty_like(H_II)
-    for first in range(0, len(H_II), PERMUTED_ROWS):
-        rows = slice(first, first + PERMUTED_ROWS)
-        # Selecting twice is twice as fast as indexing.
-        torch.index_select(H_II.index_select(0, perm_I[rows]), 1, perm_I, out=permuted_II[rows])
-    return permuted_II
 
 
 def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Shapes: N = windows, B = batch, T = tokens, D = hidden size.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,8 @@ from llmopt.checkpoint.streamed_model import StreamedModel, require_equal_head
 from llmopt.checkpoint.tensor_files import read_tensor
 from llmopt.data.calibration_windows import CalibrationWindows
 from llmopt.errors import InputError, NumericalError
-from llmopt.quant.asymmetric_pass import ORIGINAL, AsymmetricOptions, AsymmetricPass
+from llmopt.quant.asymmetric import AsymmetricOptions, CrossMoment
+from llmopt.quant.asymmetric_pass import ORIGINAL, AsymmetricPass, shift_solver
 from llmopt.quant.block_pass import (
     HIDDEN,
     BlockPass,
@@ -38,6 +40,7 @@ from llmopt.quant.block_pass import (
     StageSolver,
     solve_layers,
 )
+from llmopt.quant.block_solve import name_rounder
 from llmopt.quant.expert_pass import ExpertPass
 from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
@@ -46,7 +49,7 @@ from llmopt.quant.solution import split_solution
 
 BATCH_TOKENS = 4096
 # What came of each block, and the residual streams after it.
-Parts = Iterator[tuple[BlockResult, Mapping[str, Tensor] | None]]
+Parts = Generator[tuple[BlockResult, Mapping[str, Tensor] | None], None, None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class QuantizeJob:
         scratch: Folder that survives a kill: journal, finished blocks, activations.
         device: Where to compute, and where layers are solved.
         more_devices: Take a share of the calibration batches through each block; not where there
-            are experts or `asymmetric` is set.
+            are experts or no batches, or `asymmetric` is set.
         asymmetric: Aims at the original model's outputs; not for experts.
         reads_ahead: Whether the next block is read from the disk meanwhile (for GPUs).
         recomputes: Whether MLPs' inner activations that do not fit in memory are computed a second
@@ -100,7 +103,8 @@ class QuantizeJob:
     @property
     def devices(self) -> tuple[torch.device, ...]:
         """Every device that takes part."""
-        takes_one = self.checkpoint.config.experts is not None or self.asymmetric is not None
+        has_experts = self.checkpoint.config.experts is not None
+        takes_one = has_experts or self.asymmetric is not None or self.windows is None
         return (self.device,) if takes_one else (self.device, *self.more_devices)
 
     def device_of(self, batch: int) -> torch.device:
@@ -146,10 +150,8 @@ def walk_blocks(job: QuantizeJob, title: str) -> Journal:
         _check_kept_tensors(job.checkpoint, job.plan)
     job.progress.start(title, num_parts, journal.num_done)
     num_walked, committed_s = journal.num_done, time.monotonic()
-    with torch.inference_mode():
-        parts: Parts = _run_without_data(job, journal)
-        if job.windows is not None:
-            parts = _run_with_data(job, journal)
+    run = _run_without_data if job.windows is None else _run_with_data
+    with torch.inference_mode(), closing(run(job, journal)) as parts:
         for result, hidden in parts:
             journal.add(_pack_layers(job, result), result.errors)
             num_walked += 1
@@ -167,6 +169,7 @@ def _open_journal(job: QuantizeJob) -> Journal:
         "device": " and ".join(device.type for device in job.devices),
         "processor": job.processor,
         "compute_dtype": str(choose_compute_dtype(job.checkpoint, job.device)),
+        "rounder": name_rounder(job.device),
     }
     journal = Journal(job.scratch, machine, torch.get_num_threads())
     if journal.damage is not None:
@@ -178,13 +181,21 @@ def _open_journal(job: QuantizeJob) -> Journal:
 
 
 def _run_with_data(job: QuantizeJob, journal: Journal) -> Parts:
-    assert job.windows is not None
     num_blocks = job.checkpoint.config.num_hidden_layers
     if journal.num_done == num_blocks + job.plan.rounds_output_layer:
         return  # nothing reads the data any more, so that it was not kept
     dtype = choose_compute_dtype(job.checkpoint, job.device)
     models = [StreamedModel(job.checkpoint, device, dtype) for device in job.devices]
-    model = models[0]
+    try:
+        yield from _pass_blocks(job, journal, models)
+    finally:
+        for model in models:
+            model.close()
+
+
+def _pass_blocks(job: QuantizeJob, journal: Journal, models: Sequence[StreamedModel]) -> Parts:
+    assert job.windows is not None
+    model, num_blocks = models[0], job.checkpoint.config.num_hidden_layers
     data = _load_batches(job, journal, model, job.windows)
     for index in range(journal.num_done, num_blocks):
         blocks = [DecoderBlock(each, index, job.windows.ids_NT.shape[1]) for each in models]
@@ -221,12 +232,21 @@ def _solve_output_layer(
 ) -> BlockResult:
     """Rounds `lm_head`, calibrated on the normalised end of the residual stream."""
     head = model.read_head()
-    hessian = Hessian(head.projection_VD.shape[1], job.device)
+    hidden_size = head.projection_VD.shape[1]
+    hessian = Hessian(hidden_size, job.device)
+    cross = None if job.asymmetric is None else CrossMoment(hidden_size, job.device)
     for batch in data:
-        hessian.add(head.normalize(batch.hidden.to(job.device)), batch.lengths)
+        inputs = head.normalize(batch.hidden.to(job.device))
+        hessian.add(inputs, batch.lengths)
+        if cross is not None:
+            original = head.normalize(data.look(batch.index, ORIGINAL))
+            cross.add(original, inputs, batch.lengths)
+    solve = job.solve
+    if cross is not None and job.asymmetric is not None:
+        solve = shift_solver(solve, cross.finish(), job.asymmetric)
     try:
         weights = {OUTPUT_LAYER: head.projection_VD}
-        result = job.solve_stage(weights, hessian.finish, job.plan.schemes, job.solve)
+        result = job.solve_stage(weights, hessian.finish, job.plan.schemes, solve)
     except NumericalError as error:
         raise NumericalError(f"{OUTPUT_LAYER}: {error.message}", remedy=error.remedy) from None
     _reporter(job)(result.errors[0])

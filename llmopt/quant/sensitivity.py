@@ -72,11 +72,13 @@ def measure_costs(job: QuantizeJob, budget: Budget) -> list[LayerError]:
         H_II = finish_hessian()
         result = BlockResult()
         for bits in budget.choices:
-            changed = budget.change_width(job.plan, bits)
+            widths = budget.change_width(job.plan, bits)
+            changed = {name: widths[name] if name in budget.free else None for name in widths}
             result.errors += solve_layers(weights, lambda: H_II, changed, solve).errors
         return result
 
-    measuring = replace(job, scratch=job.scratch / FOLDER, solve_stage=solve_stage)
+    # Nothing is rounded on the way, so that there is nothing to be asymmetric to.
+    measuring = replace(job, scratch=job.scratch / FOLDER, solve_stage=solve_stage, asymmetric=None)
     return walk_blocks(measuring, "measuring blocks").errors
 
 

@@ -2,10 +2,12 @@
 
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from llmopt.artifacts.progress import Progress
 from llmopt.errors import CapabilityError, RecipeError
 from llmopt.steps.base import RunContext
 
@@ -20,7 +22,20 @@ def select_device(context: RunContext) -> torch.device:
         RecipeError: There is no such kind of device.
         CapabilityError: CUDA is asked for and this torch or machine has none.
     """
-    return select_devices(context)[0]
+    devices = select_devices(context)
+    note_idle(devices, devices[:1], context.progress)
+    return devices[0]
+
+
+def note_idle(
+    asked: Sequence[torch.device], used: Sequence[torch.device], progress: Progress
+) -> None:
+    """Says so where a step takes one device though several are asked for."""
+    idle = [str(device) for device in asked if device not in used]
+    if idle:
+        progress.note(
+            f"this step computes on one device: {used[0]}; {', '.join(idle)} will not be used"
+        )
 
 
 def select_devices(context: RunContext) -> list[torch.device]:
@@ -59,6 +74,12 @@ def describe_device(device: torch.device) -> dict[str, str]:
     """Says what a step was computed on, for the manifest."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _describe_processor()
     return {"device": device.type, "name": name, "threads": str(torch.get_num_threads())}
+
+
+def describe_devices(devices: Sequence[torch.device]) -> dict[str, str]:
+    """Says the same of several that took part: the first one, and which they are."""
+    several = {"devices": ",".join(map(str, devices))} if len(devices) > 1 else {}
+    return {**describe_device(devices[0]), **several}
 
 
 def _describe_processor() -> str:

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
-from llmopt.errors import InputError
+from llmopt.errors import IncompatibleError, InputError, RecipeError
 from llmopt.steps.base import Estimate, StepInputs
 
 if TYPE_CHECKING:
@@ -16,45 +16,60 @@ if TYPE_CHECKING:
 
 LIBRARIES_BYTES = 700_000_000  # torch, transformers and their buffers
 SOLVE_COPIES = 5  # float32 copies of a stage's weights alive in a solve: W, E, rounded, steps, cut
-HESSIAN_COPIES = 6  # sum, permuted, damped, flipped, factor, its transpose
+HESSIAN_COPIES = 3  # the sum, the copy that is factorised, stripes of products
+CROSS_COPIES = (
+    2  # of asymmetric calibration: the moment of the change, the factor it is solved with
+)
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimate | None:
-    """Estimates RAM, disk and arithmetic of a quantisation; None for a model not yet made."""
+    """Estimates RAM, disk and arithmetic; None for a model not yet made or unsuitable."""
     if not inputs["model"].path.exists():
         return None
     try:
         checkpoint = Checkpoint.open(inputs["model"].path)
-    except InputError:
+        plan = step.plan(checkpoint.config)
+    except (InputError, IncompatibleError, RecipeError):
         return None
-    config, plan = checkpoint.config, step.plan(checkpoint.config)
+    config = checkpoint.config
     spec = inputs["data"].dataset if "data" in inputs else None
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
     # float16 is computed in float32 on a CPU (docs/adr/0007); a GPU takes less.
     activation_bytes = max(item_bytes, 4) if checkpoint.dtype == "float16" else item_bytes
     blocks = {kind: _weigh_block(config, block) for kind, block in _kinds_of_blocks(config).items()}
+    # The original's stream, its inputs to a stage and its weights come beside the quantised ones.
+    streams = 2 if getattr(step, "asymmetric_strength", 0) else 1
     activations = tokens * max(b.activations_per_token for b in blocks.values()) * activation_bytes
+    activations *= streams
     held = min(activations, int(step.activation_memory_gb * 1e9))
     ram_bytes = (
         LIBRARIES_BYTES
         + held
-        + max(b.num_weights * item_bytes + b.solve_bytes for b in blocks.values())
+        + max(streams * b.num_weights * item_bytes + b.solve_bytes for b in blocks.values())
+        + (streams - 1) * CROSS_COPIES * 4 * max(b.widest for b in blocks.values()) ** 2
         + config.vocab_size * config.hidden_size * item_bytes
     )
-    linears = sum(math.prod(shape) for _, shape in linear_names(config))
+    decided = dict(planned_layers(config, plan))
+    linears = sum(math.prod(shape) for shape in decided.values())
     packed = sum(
         count_layer_bytes(plan.schemes[name], shape, step.format, checkpoint.dtype)
-        for name, shape in planned_layers(config, plan)
+        for name, shape in decided.items()
     )
     outside = checkpoint.weight_bytes() - linears * item_bytes
     outside += sum(path.stat().st_size for path in list_sidecars(checkpoint.folder))
     spilled = activations - held
-    disk_bytes = 2 * packed + outside + 2 * tokens * config.hidden_size * item_bytes + spilled
-    flops = tokens * sum(
-        blocks[_kind_of_block(config, block)].flops_per_token
-        for block in range(config.num_hidden_layers)
+    stream_bytes = streams * tokens * config.hidden_size * item_bytes
+    disk_bytes = 2 * packed + outside + 2 * stream_bytes + spilled
+    passes = streams + (getattr(step, "budget", None) is not None)
+    flops = (
+        passes
+        * tokens
+        * sum(
+            blocks[_kind_of_block(config, block)].flops_per_token
+            for block in range(config.num_hidden_layers)
+        )
     )
     return Estimate(int(ram_bytes), int(disk_bytes), float(flops))
 
@@ -68,17 +83,20 @@ class _BlockNeeds:
         activations_per_token: Values kept per token.
         solve_bytes: Copies of weights and Hessian in the largest solve, and the block's integers.
         flops_per_token: Forward pass and Hessians.
+        widest: Input features of its widest layer.
     """
 
     num_weights: int
     activations_per_token: float
     solve_bytes: int
     flops_per_token: float
+    widest: int
 
 
 def _weigh_block(config: ModelConfig, block: int) -> _BlockNeeds:
     shapes, experts = config.linear_shapes(block), config.experts_in(block)
     num_weights = sum(math.prod(shape) for shape in shapes.values())
+    widest = max(in_features for _, in_features in shapes.values())
     solves, flops = [], 0.0
     for stage in config.stages(block):
         weights = sum(math.prod(shapes[layer]) for layer in stage.layers)
@@ -94,7 +112,7 @@ def _weigh_block(config: ModelConfig, block: int) -> _BlockNeeds:
         inner = experts.inner_size * experts.num_chosen / experts.num_experts
         values = max(3 * hidden + inner, 2 * hidden + shapes["self_attn.o_proj"][1])
     # An integer is a byte until the block is finished; an expert's may be far from the last.
-    return _BlockNeeds(num_weights, values, max(solves) + num_weights, flops)
+    return _BlockNeeds(num_weights, values, max(solves) + num_weights, flops, widest)
 
 
 def _kind_of_block(config: ModelConfig, block: int) -> bool:

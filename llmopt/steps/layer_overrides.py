@@ -1,15 +1,13 @@
 """Which layers a quantisation rounds otherwise than its own fields say, or not at all."""
 
-import fnmatch
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llmopt.artifacts.quant_scheme import Bits, GroupSize, QuantScheme
 from llmopt.checkpoint.checkpoint import linear_names, router_names
-from llmopt.checkpoint.linear_weights import REGEX_PREFIX
+from llmopt.checkpoint.layer_patterns import compile_layers
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, QuantPlan
 from llmopt.errors import IncompatibleError, RecipeError
@@ -23,7 +21,7 @@ class LayerOverride(BaseModel):
     layers: str = Field(
         min_length=1,
         description="Full layer names: a glob such as *.mlp.down_proj, or re: and a regular "
-        "expression that the whole name must match.",
+        "expression, either of which must match the whole name.",
     )
     skip: bool = Field(False, description="Leave these layers as they are.")
     bits: Bits | None = Field(None, description="Bits per weight.")
@@ -64,19 +62,6 @@ class LayerOverride(BaseModel):
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def compile_layers(pattern: str) -> re.Pattern[str]:
-    """Compiles a glob, or `re:` and a regular expression, over full layer names.
-
-    Raises:
-        ValueError: It is no regular expression.
-    """
-    text = pattern.removeprefix(REGEX_PREFIX)
-    try:
-        return re.compile(text if pattern.startswith(REGEX_PREFIX) else fnmatch.translate(pattern))
-    except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
-
-
 def build_plan(
     config: ModelConfig,
     base: QuantScheme,
@@ -87,7 +72,8 @@ def build_plan(
     """Decides for every layer: the first override whose pattern matches holds, else `base`.
 
     Raises:
-        RecipeError: A pattern matches no layer.
+        RecipeError: A pattern matches no layer, or none that entries before it leave, or
+            every layer is skipped.
         IncompatibleError: `lm_head` is asked for, but its weights are the embeddings'.
     """
     if lm_head and config.tie_word_embeddings:
@@ -105,12 +91,31 @@ def build_plan(
                 remedy=f"layers are named {', '.join(_examples(names))}, ...",
             )
     schemes: dict[str, QuantScheme | None] = dict.fromkeys(names, base)
+    used = set()
     for name in names:
-        for pattern, override in patterns:
+        for index, (pattern, override) in enumerate(patterns):
             if pattern.fullmatch(name):
                 schemes[name] = override.apply(base)
+                used.add(index)
                 break
+    _check_effect(overrides, used, schemes)
     return QuantPlan(base, schemes, tuple(router_names(config)))
+
+
+def _check_effect(
+    overrides: Sequence[LayerOverride],
+    used: Collection[int],
+    schemes: Mapping[str, QuantScheme | None],
+) -> None:
+    for index, override in enumerate(overrides):
+        if index not in used:
+            raise RecipeError(
+                f"overrides: every layer that {override.layers!r} matches is matched by an entry "
+                "before it, so that it has no say",
+                remedy="the first entry that matches a layer holds: put the narrower one first",
+            )
+    if not any(schemes.values()):
+        raise RecipeError("overrides: no layer is left to quantise", remedy="skip fewer layers")
 
 
 def free_layers(

@@ -11,7 +11,7 @@ from llmopt.checkpoint.linear_weights import (
     list_kept_linears,
 )
 from llmopt.checkpoint.model_card import write_model_card
-from llmopt.checkpoint.quant_plan import OUTPUT_LAYER
+from llmopt.checkpoint.quant_plan import OUTPUT_LAYER, OUTPUT_WEIGHT
 from llmopt.quant.nf4 import Nf4Codec
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import select_device
@@ -41,7 +41,7 @@ def run_nf4(step: QuantizeNf4, inputs: StepInputs, context: RunContext) -> Outco
         for module in list_kept_linears(checkpoint.tensors, rounded.union(experts))
         if is_linear_weight(f"{module}.weight")
     ]
-    head_kept = checkpoint.config.tie_word_embeddings or OUTPUT_LAYER in step.skip
+    head_kept = OUTPUT_WEIGHT not in rounded
     named = None if head_kept and not kept else [*([OUTPUT_LAYER] if head_kept else []), *kept]
     config = build_bitsandbytes_config(step.scheme, step.compute_dtype, named)
     outcome = run_stream(step, checkpoint, codec, config, device, context)

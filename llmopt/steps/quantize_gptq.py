@@ -1,7 +1,7 @@
 """`quantize.gptq`: GPTQ with a calibration set."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,14 +17,11 @@ from llmopt.steps.layer_overrides import free_layers
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
 from llmopt.steps.size_budget import SizeBudget, check_budget
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from llmopt.quant.solution import Solution
-
 
 class QuantizeGptq(QuantizeFields):
     """Rounds weights to integers by GPTQ, each layer calibrated on what it will see."""
+
+    step_version: ClassVar[int] = 2  # 1 factorised Hessians otherwise
 
     uses: Literal["quantize.gptq"]
     data: DataName = Field(description="The calibration set.")
@@ -39,7 +36,7 @@ class QuantizeGptq(QuantizeFields):
     budget: SizeBudget | None = Field(
         None,
         description="Choose each layer's bits within a size, by the errors measured in a first "
-        "pass; `bits` then has no say, overrides keep theirs.",
+        "pass; in place of `bits`, while overrides keep theirs.",
     )
     static_groups: bool = Field(
         False,
@@ -77,6 +74,8 @@ class QuantizeGptq(QuantizeFields):
 
     @model_validator(mode="after")
     def _check_orders(self) -> "QuantizeGptq":
+        if self.budget is not None and "bits" in self.model_fields_set:
+            raise ValueError("budget chooses the bits: leave bits out, or set it in overrides")
         if self.desc_act and self.act_group_aware:
             raise ValueError("desc_act and act_group_aware exclude each other")
         if self.damp_percent > self.max_damp_percent:
@@ -130,9 +129,9 @@ class QuantizeGptq(QuantizeFields):
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Quantises the model block by block."""
-        from llmopt.quant.asymmetric_pass import AsymmetricOptions  # noqa: PLC0415 - torch
+        from llmopt.quant.asymmetric import AsymmetricOptions  # noqa: PLC0415 - torch
         from llmopt.quant.expert_policy import ExpertPolicy  # noqa: PLC0415 - torch
-        from llmopt.quant.gptq import GptqOptions, solve_gptq  # noqa: PLC0415 - torch
+        from llmopt.quant.gptq import GptqOptions, make_gptq_solver  # noqa: PLC0415 - torch
         from llmopt.quant.sensitivity import Budget  # noqa: PLC0415
         from llmopt.steps.quantize_run import (  # noqa: PLC0415
             QuantizationInput,
@@ -151,20 +150,28 @@ class QuantizeGptq(QuantizeFields):
             scale_search=self.scale_search,
         )
 
-        def solve(W_RI: "Tensor", H_II: "Tensor | None", scheme: QuantScheme) -> "Solution":
-            assert H_II is not None
-            return solve_gptq(W_RI, H_II, replace(options, scheme=scheme))
-
         budget = None
         if self.budget is not None:
             free = free_layers(checkpoint.config, self.overrides, lm_head=self.lm_head)
             budget = Budget(self.budget.bits_per_weight, self.budget.choices, free)
         experts = self.experts
-        policy = ExpertPolicy(experts.min_tokens, experts.starved, options.scale_dtype)
+        policy = ExpertPolicy(
+            experts.min_tokens, experts.starved, options.scale_dtype, options.scale_search
+        )
         asymmetric = None
         if self.asymmetric_strength:
-            asymmetric = AsymmetricOptions(self.asymmetric_strength, self.damp_percent)
-        job = QuantizationInput(
-            checkpoint, plan, solve, inputs.get("data"), policy, budget, asymmetric
+            asymmetric = AsymmetricOptions(
+                self.asymmetric_strength, self.damp_percent, self.max_damp_percent
+            )
+        given = QuantizationInput(
+            checkpoint=checkpoint,
+            plan=plan,
+            solve=make_gptq_solver(options),
+            data=inputs.get("data"),
+            format=self.format,
+            activation_memory_gb=self.activation_memory_gb,
+            experts=policy,
+            budget=budget,
+            asymmetric=asymmetric,
         )
-        return run_quantization(self, job, context)
+        return run_quantization(self, given, context)

@@ -12,11 +12,12 @@ from llmopt.serving.served_weights import Storage
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, NotIdentity, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
+from llmopt.steps.expert_fields import ExpertFields
 from llmopt.steps.quantize_fields import OptionalDataName, check_data
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.w8a8_fields import W8A8Fields
 
-CALIBRATION_FIELDS = {"damp_percent", "max_damp_percent", "activation_memory_gb"}
+CALIBRATION_FIELDS = {"damp_percent", "max_damp_percent", "activation_memory_gb", "experts"}
 
 
 class QuantizeInt8(W8A8Fields):
@@ -41,6 +42,11 @@ class QuantizeInt8(W8A8Fields):
         le=1,
         description="With data: how far damping may be raised where a Hessian is not positive "
         "definite; what was used is in the manifest.",
+    )
+    experts: ExpertFields = Field(
+        default_factory=ExpertFields,
+        description="With data, for mixtures of experts: what becomes of experts that see few "
+        "calibration tokens; by default they are calibrated on all tokens of the block.",
     )
     activation_memory_gb: Annotated[float, NotIdentity()] = Field(
         8.0,

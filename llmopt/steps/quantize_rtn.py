@@ -47,5 +47,6 @@ class QuantizeRtn(QuantizeFields):
             solve_rtn, scale_dtype=torch_dtype(checkpoint), scale_search=self.scale_search
         )
         plan = self.plan(checkpoint.config)
-        job = QuantizationInput(checkpoint, plan, solve, inputs.get("data"))
-        return run_quantization(self, job, context)
+        data, memory_gb = inputs.get("data"), self.activation_memory_gb
+        given = QuantizationInput(checkpoint, plan, solve, data, self.format, memory_gb)
+        return run_quantization(self, given, context)

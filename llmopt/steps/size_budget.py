@@ -32,7 +32,7 @@ class SizeBudget(BaseModel):
     def _check_choices(cls, choices: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(choices)) != len(choices):
             raise ValueError(f"choices {list(choices)} names a width twice")
-        return choices
+        return tuple(sorted(choices))
 
 
 def check_budget(

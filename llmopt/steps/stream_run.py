@@ -34,7 +34,7 @@ def run_stream(
         InputError: A tensor is NaN or infinite, or a file ends too early.
     """
     started = time.perf_counter()
-    workers = step.workers or torch.get_num_threads()
+    workers = step.count_workers(context.threads)
     journal = stream_shards(
         StreamJob(
             shards=_name_shards(checkpoint),

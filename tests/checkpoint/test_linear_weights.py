@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 
 from llmopt.checkpoint.linear_weights import (
-    check_patterns,
     find_split_layers,
     is_linear_weight,
     list_kept_linears,
-    matches_module,
     select_linear_weights,
 )
 from llmopt.checkpoint.safetensors_header import TensorEntry
@@ -53,34 +51,6 @@ def test_embeddings_norms_biases_and_routers_are_none(name: str) -> None:
     assert not is_linear_weight(name)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "module", "matches"),
-    [
-        ("lm_head", "lm_head", True),
-        ("mlp.down_proj", "model.layers.0.mlp.down_proj", True),
-        ("down_proj", "model.layers.0.mlp.down_proj", True),
-        ("n_proj", "model.layers.0.mlp.down_proj", False),
-        ("model.layers.1", "model.layers.1.mlp.down_proj", True),
-        ("experts", "model.layers.1.mlp.experts.3.up_proj", True),
-        ("experts.3", "model.layers.1.mlp.experts.31.up_proj", False),
-        ("model.layers.1", "model.layers.11.mlp.down_proj", False),
-        ("model.layers.*.self_attn.*", "model.layers.3.self_attn.q_proj", True),
-        ("re:model.layers.[02].mlp", "model.layers.2.mlp.up_proj", True),
-        ("re:layers.2", "model.layers.2.mlp.up_proj", False),
-    ],
-)
-def test_patterns(pattern: str, module: str, matches: bool) -> None:
-    assert matches_module(pattern, module) is matches
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"), [("", "is empty"), ("re:", "is empty"), ("re:(", "no regular exp")]
-)
-def test_what_is_no_pattern_is_refused(pattern: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_patterns([pattern])
-
-
 def test_selection_leaves_out_what_is_skipped() -> None:
     names = [*DENSE, *OTHERS, "lm_head.weight"]
     assert select_linear_weights(names, ["lm_head"]) == set(DENSE)
@@ -92,6 +62,9 @@ def test_selection_leaves_out_what_is_skipped() -> None:
 def test_a_pattern_that_names_nothing_is_an_error() -> None:
     with pytest.raises(InputError, match=r"'mlp\.dwon_proj' names no linear layer"):
         select_linear_weights(DENSE, ["mlp.dwon_proj"])
+    with pytest.raises(InputError, match="names no linear layer") as caught:
+        select_linear_weights(DENSE, ["re:model.layers.1"])
+    assert "re: and a regular expression of the whole name" in str(caught.value.remedy)
     with pytest.raises(InputError, match="leaves no linear layer"):
         select_linear_weights(DENSE, ["model"])
 

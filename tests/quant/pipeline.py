@@ -17,7 +17,7 @@ from llmopt.checkpoint.gptq_config import build_gptq_config
 from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.data.calibration_windows import CalibrationWindows
-from llmopt.quant.asymmetric_pass import AsymmetricOptions
+from llmopt.quant.asymmetric import AsymmetricOptions
 from llmopt.quant.expert_policy import ExpertPolicy
 from llmopt.quant.gptq import GptqOptions, solve_gptq
 from llmopt.quant.journal import Journal

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmopt.quant.asymmetric import CrossMoment, shift_targets
+from llmopt.quant.asymmetric import AsymmetricOptions, CrossMoment, shift_targets
 from llmopt.quant.gptq import solve_gptq
 from tests.quant.layers import make_options
 
@@ -39,10 +39,10 @@ def test_is_the_least_squares_solution(columns: int) -> None:
     W = torch.randn(7, columns, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     H, C = moments(original, quantized)
     before = H.clone(), C.clone(), W.clone()
-    found = shift_targets(W, H, C, 1.0, 1e-12)
+    found = shift_targets(W, H, C, AsymmetricOptions(1.0, 1e-12, 0.5))
     best = torch.linalg.lstsq(quantized, original @ W.T).solution.T
     torch.testing.assert_close(found, best, rtol=1e-3, atol=1e-6)
-    half = shift_targets(W, H, C, 0.5, 1e-12)
+    half = shift_targets(W, H, C, AsymmetricOptions(0.5, 1e-12, 0.5))
     torch.testing.assert_close(half, (W + best) / 2, rtol=1e-3, atol=1e-6)
     for tensor, copy in zip((H, C, W), before, strict=True):
         assert torch.equal(tensor, copy)
@@ -53,21 +53,23 @@ def test_damping_is_that_of_the_mean_diagonal() -> None:
     W = torch.randn(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     H, C = moments(original, quantized)
     damped = H + 0.3 * H.diagonal().mean() * torch.eye(40, dtype=torch.float64)
-    torch.testing.assert_close(shift_targets(W, H, C, 1, 0.3), W + W @ C @ damped.inverse())
+    torch.testing.assert_close(
+        shift_targets(W, H, C, AsymmetricOptions(1, 0.3, 0.5)), W + W @ C @ damped.inverse()
+    )
 
 
 def test_equal_inputs_shift_nothing() -> None:
     original, _ = make_inputs(200, 40)
     W = torch.ones(3, 40, dtype=torch.float64)
     H, C = moments(original, original)
-    assert torch.equal(shift_targets(W, H, C, 1, 0.01), W)
+    assert torch.equal(shift_targets(W, H, C, AsymmetricOptions(1, 0.01, 0.5)), W)
 
 
 def test_inputs_that_are_always_zero_keep_their_weights() -> None:
     original, quantized = make_inputs(200, 40)
     quantized[:, [3, 17]] = 0
     W = torch.randn(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = shift_targets(W, *moments(original, quantized), 1, 0.01)
+    found = shift_targets(W, *moments(original, quantized), AsymmetricOptions(1, 0.01, 0.5))
     assert torch.equal(found[:, [3, 17]], W[:, [3, 17]])
     assert not torch.equal(found[:, 4], W[:, 4])
 
@@ -76,7 +78,7 @@ def test_gptq_on_shifted_targets_comes_nearer_to_the_original() -> None:
     original, quantized = make_inputs(2000, 128)
     W = torch.randn(16, 128, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     H, C = moments(original, quantized)
-    targets = (W, shift_targets(W, H, C, 1, 0.01))
+    targets = (W, shift_targets(W, H, C, AsymmetricOptions(1, 0.01, 0.5)))
     plain, shifted = (
         solve_gptq(target, H, make_options()).weight.dequantize(torch.float64) for target in targets
     )

@@ -7,14 +7,13 @@ import torch
 
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model
-from llmopt.quant.asymmetric import shift_targets
-from llmopt.quant.asymmetric_pass import AsymmetricOptions
+from llmopt.quant.asymmetric import AsymmetricOptions, shift_targets
 from tests.quant.layers import make_options
 from tests.quant.pipeline import make_small_model, make_windows, quantize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FULL = AsymmetricOptions(strength=1.0, damp_percent=0.01)
+FULL = AsymmetricOptions(strength=1.0, damp_percent=0.01, max_damp_percent=0.5)
 STAGES = ("q_proj", "o_proj", "gate_proj", "down_proj")
 
 
@@ -52,7 +51,7 @@ def test_each_stage_aims_at_the_original_models_output(model: Path, tmp_path: Pa
         assert torch.allclose(X.T @ X / len(X), H, atol=float(H.abs().max()) * 1e-4)
         layers = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
         name = f"model.layers.{stage // 4}.{layers[stage % 4]}.weight"
-        aim = shift_targets(plain[name], H, changed.T @ X / len(X), 1.0, 0.01)
+        aim = shift_targets(plain[name], H, changed.T @ X / len(X), FULL)
         assert torch.allclose(W[: len(aim)], aim, atol=2e-3 * float(aim.abs().max()))
         assert (stage == 0) == torch.equal(W[: len(aim)], plain[name])
 
@@ -75,7 +74,7 @@ def test_it_comes_nearer_to_the_original_than_plain_gptq(model: Path, tmp_path: 
 
 
 def test_no_strength_is_plain_gptq(model: Path, tmp_path: Path) -> None:
-    none = quantize(model, tmp_path / "none", asymmetric=AsymmetricOptions(0.0, 0.01))
+    none = quantize(model, tmp_path / "none", asymmetric=AsymmetricOptions(0.0, 0.01, 0.5))
     plain = quantize(model, tmp_path / "plain")
     for name in ("model.safetensors", "config.json"):
         assert (none.folder / name).read_bytes() == (plain.folder / name).read_bytes()

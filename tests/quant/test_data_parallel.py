@@ -1,5 +1,6 @@
 """Several devices share the calibration batches; here two of them are the one CPU."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
 from tests.checkpoint.numpy_dequantizer import dequantize_folder
 from tests.quant.pipeline import make_small_model, make_windows, quantize
+from tests.quant.test_quantize_checkpoint import InterruptedRunError, InterruptingProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,6 +56,15 @@ def test_reading_ahead_changes_no_byte(tmp_path: Path) -> None:
     assert (plain.folder / name).read_bytes() == (ahead.folder / name).read_bytes()
 
 
+def test_a_run_that_ends_early_reads_no_further(tmp_path: Path) -> None:
+    model = make_small_model(tmp_path / "model")
+    progress = InterruptingProgress(details=3)
+    with pytest.raises(InterruptedRunError) as caught:
+        quantize(model, tmp_path / "work", reads_ahead=True, progress=progress)
+    assert caught.tb is not None  # which holds the run's frames, and so what they hold
+    assert not [each for each in threading.enumerate() if each.name.startswith("read-ahead")]
+
+
 @pytest.mark.parametrize("batches_that_fit", [0, 2, 9])
 def test_computing_again_what_has_no_room_changes_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_that_fit: int
@@ -90,7 +101,12 @@ def test_work_of_other_devices_is_not_gone_on_with(tmp_path: Path) -> None:
     model = make_small_model(tmp_path / "model")
     done = quantize(model, tmp_path / "work", num_devices=2)
     assert done.journal.num_done == Checkpoint.open(model).config.num_hidden_layers
-    machine = {"device": "cpu", "processor": "here", "compute_dtype": "torch.bfloat16"}
+    machine = {
+        "device": "cpu",
+        "processor": "here",
+        "compute_dtype": "torch.bfloat16",
+        "rounder": "plain",
+    }
     journal = Journal(tmp_path / "work" / "scratch", machine, num_threads=1)
     assert journal.num_done == 0
     assert journal.damage is not None

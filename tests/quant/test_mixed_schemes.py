@@ -15,7 +15,7 @@ from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.checkpoint.resident_model import load_resident_model
 from llmopt.checkpoint.stored_quantization import QuantFormat
 from llmopt.checkpoint.verification import verify_checkpoint
-from llmopt.quant.asymmetric_pass import AsymmetricOptions
+from llmopt.quant.asymmetric import AsymmetricOptions
 from llmopt.quant.sensitivity import Budget
 from llmopt.steps.layer_overrides import LayerOverride, build_plan
 from tests.checkpoint.numpy_dequantizer import dequantize_folder, read_folder
@@ -165,7 +165,7 @@ def test_a_killed_mix_resumes_to_the_same_bytes(
     config = Checkpoint.open(untied).config
     settings: dict[str, Any] = {"plan": build_plan(config, BASE, OVERRIDES, lm_head=True)}
     if kind == "asymmetric":
-        settings["asymmetric"] = AsymmetricOptions(1.0, 0.01)
+        settings["asymmetric"] = AsymmetricOptions(1.0, 0.01, 0.5)
     elif kind == "budget":
         plan = build_plan(config, BASE)
         settings = {"plan": plan, "budget": Budget(5.6, (3, 4, 8), frozenset(plan.schemes))}

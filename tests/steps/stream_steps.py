@@ -14,13 +14,14 @@ def run_step(
     *,
     documents: Path | None = None,
     progress: Progress | None = None,
+    threads: int | None = 1,
 ) -> tuple[Path, Outcome]:
     """Runs a step into `folder`/work; returns the artifact's folder and what it reports."""
     work, scratch = folder / "work", folder / "scratch"
     work.mkdir(parents=True)
     scratch.mkdir(exist_ok=True)
     inputs = make_inputs(model, documents)
-    context = RunContext(work, scratch, "cpu", 1, progress or SilentProgress())
+    context = RunContext(work, scratch, "cpu", threads, progress or SilentProgress())
     return work, step.run(inputs, context)
 
 

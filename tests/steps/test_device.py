@@ -8,7 +8,10 @@ import torch
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import CapabilityError, RecipeError
 from llmopt.steps.base import RunContext
-from llmopt.steps.device import select_device
+from llmopt.steps.device import describe_device, describe_devices, note_idle, select_device
+from tests.quant.test_quantize_checkpoint import InterruptingProgress
+
+CPU, FIRST, SECOND = torch.device("cpu"), torch.device("cuda:0"), torch.device("cuda:1")
 
 
 def context(device: str, threads: int | None = None) -> RunContext:
@@ -65,3 +68,17 @@ def test_a_gpu_that_is_one_too_many_is_a_missing_capability() -> None:
     assert select_device(context(f"cuda:{count - 1}")).index == count - 1
     with pytest.raises(CapabilityError, match=f"device cuda:{count} is asked for, but there are"):
         select_device(context(f"cuda:{count}"))
+
+
+def test_a_device_that_stays_idle_is_spoken_of() -> None:
+    progress = InterruptingProgress()
+    note_idle([FIRST, SECOND], [FIRST, SECOND], progress)
+    note_idle([CPU], [CPU], progress)
+    assert progress.notes == []
+    note_idle([FIRST, SECOND], [FIRST], progress)
+    assert progress.notes == ["this step computes on one device: cuda:0; cuda:1 will not be used"]
+
+
+def test_several_devices_are_all_named() -> None:
+    assert describe_devices([CPU]) == describe_device(CPU)
+    assert describe_devices([CPU, CPU]) == {**describe_device(CPU), "devices": "cpu,cpu"}

@@ -59,3 +59,16 @@ def test_experts_cost_memory_and_disk(tmp_path: Path, family: str) -> None:
     # bf16 and one byte for the integers of a whole block; on disk 4 bits and scales, twice.
     assert many.ram_bytes - few.ram_bytes == pytest.approx(3 * weights, rel=0.02)
     assert 2 * 2 * weights / 2 < many.disk_bytes - few.disk_bytes < 2 * 2 * weights
+
+
+@pytest.mark.parametrize(
+    "fields", [{"overrides": [{"layers": "*.dwon_proj", "skip": True}]}, {"lm_head": True}]
+)
+def test_what_does_not_fit_the_model_has_no_estimate(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    model = make_small_model(tmp_path)  # its embeddings are tied
+    step = QuantizeGptq.model_validate(
+        {"uses": "quantize.gptq", "model": "m", "data": "d", "group_size": 32, **fields}
+    )
+    assert step.estimate({"model": ResolvedInput("m", "checkpoint", "", model)}) is None

@@ -79,6 +79,18 @@ def test_a_pattern_that_matches_nothing_is_refused(config: ModelConfig) -> None:
         build_plan(config, BASE, [override("re:q_proj", bits=8)])
 
 
+def test_an_override_that_has_no_say_is_refused(config: ModelConfig) -> None:
+    entries = [override("*_proj", bits=8), override("*.mlp.down_proj", bits=3)]
+    with pytest.raises(RecipeError, match=r"every layer that '\*\.mlp\.down_proj' matches is"):
+        build_plan(config, BASE, entries)
+    assert build_plan(config, BASE, entries[::-1]).schemes["model.layers.0.mlp.down_proj"]
+
+
+def test_a_plan_that_quantises_nothing_is_refused(config: ModelConfig) -> None:
+    with pytest.raises(RecipeError, match="no layer is left to quantise"):
+        build_plan(config, BASE, [override("*", skip=True)])
+
+
 def test_lm_head_can_not_be_rounded_where_it_is_the_embeddings(config: ModelConfig) -> None:
     with pytest.raises(IncompatibleError, match="lm_head shares its weights"):
         build_plan(config, BASE, lm_head=True)

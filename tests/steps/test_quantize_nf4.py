@@ -85,8 +85,10 @@ def test_bytes_config_and_logits_are_those_of_transformers(
         (["lm_head", "model.layers.1.mlp.down_proj"], ["lm_head", "model.layers.1.mlp.down_proj"]),
         ([], []),
         (["v_proj", "lm_head"], ["lm_head", "model.layers.*.self_attn.v_proj"]),
+        (["lm_*"], ["lm_head"]),
+        (["re:lm_head"], ["lm_head"]),
     ],
-    ids=["one", "none", "all-v"],
+    ids=["one", "none", "all-v", "head-by-glob", "head-by-regex"],
 )
 def test_skipped_layers_stay_and_are_known_to_loaders(
     tmp_path: Path, skip: list[str], named: list[str]
@@ -102,6 +104,7 @@ def test_skipped_layers_stay_and_are_known_to_loaders(
     )
     assert read_folder(ours) == read_folder(theirs)
     assert torch.equal(compute_logits(ours), compute_logits(theirs))
+    assert verify_checkpoint(ours).faults == []
 
 
 def test_another_block_size_is_read_from_the_state(tmp_path: Path) -> None:

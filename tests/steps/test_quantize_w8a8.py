@@ -1,6 +1,7 @@
 """`quantize.fp8` and `quantize.int8`: what they write, refuse and estimate."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,30 @@ def test_the_estimate_of_the_disk_is_what_is_written(
     assert 0 <= written - estimate.disk_bytes < 20_000  # headers
 
 
+def test_the_estimate_counts_the_workers_that_run(
+    tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def estimate_ram(**fields: Any) -> int:
+        found = make_step("fp8", **fields).estimate(make_inputs(random_model))
+        assert found is not None
+        return found.ram_bytes
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    assert estimate_ram() == estimate_ram(workers=3)
+    _, outcome = run_step(make_step("fp8"), random_model, tmp_path, threads=None)
+    assert outcome.machine["workers"] == "3"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(200)), raising=False)
+    assert estimate_ram() == estimate_ram(workers=64)
+    assert make_step("fp8").count_workers(threads=100) == 64
+    assert make_step("fp8", workers=7).count_workers(threads=100) == 7
+
+
+def test_an_unsuitable_model_has_no_estimate(random_model: Path) -> None:
+    inputs = make_inputs(random_model)
+    assert make_step("fp8", skip=["k_proj"]).estimate(inputs) is None  # IncompatibleError
+    assert make_step("fp8", skip=["dwon_proj"]).estimate(inputs) is None  # InputError
+
+
 def test_data_makes_int8_better_where_it_counts(
     tmp_path: Path, random_model: Path, documents: Path
 ) -> None:
@@ -173,6 +198,41 @@ def test_experts_are_rounded_and_routers_are_kept(
     assert verify_checkpoint(folder).faults == []
 
 
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_experts_that_no_token_reaches_are_rounded_and_named(
+    tmp_path: Path, documents: Path, family: str
+) -> None:
+    sizes = {"num_hidden_layers": 1, "num_experts": 40, "num_experts_per_tok": 1}
+    model = make_model(tmp_path / "model", family, tie_word_embeddings=False, **sizes)
+    policy = {"min_tokens": 1, "starved": "rtn"}
+    step = make_step("int8", data="calibration", experts=policy)
+    folder, outcome = run_step(step, model, tmp_path, documents=documents)
+    unseen = [error.layer for error in outcome.layers if error.num_tokens == 0]
+    assert unseen
+    assert {error.starved for error in outcome.layers if error.layer in unseen} == {"rtn"}
+    said = "0 calibration tokens were routed to it, fewer than 1 (experts.min_tokens)"
+    assert outcome.degraded == [f"{layer}: {said}; rounded to nearest" for layer in unseen]
+    assert len(dequantize_folder(folder)) == 4 + 3 * 40
+    assert verify_checkpoint(folder).faults == []
+
+
+def test_calibrated_int8_counts_its_bits_as_gptq_does(
+    tmp_path: Path, random_model: Path, documents: Path
+) -> None:
+    step = make_step("int8", data="calibration")
+    _, outcome = run_step(step, random_model, tmp_path, documents=documents)
+    layers = [
+        entry
+        for name, entry in Checkpoint.open(random_model).tensors.items()
+        if name.endswith("_proj.weight")
+    ]
+    num_scales = sum(entry.shape[0] for entry in layers)
+    num_weights = sum(entry.shape[0] * entry.shape[1] for entry in layers)
+    expected = 8 + 16 * num_scales / num_weights
+    assert outcome.metrics["bits_per_weight"] == pytest.approx(expected, abs=1e-4)
+    assert outcome.timings.keys() == {"prepare_s", "quantize_s", "write_s"}
+
+
 def test_a_part_of_the_experts_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", "mixtral", num_hidden_layers=1)
     step = make_step("int8", skip=["lm_head", "experts.2"])
@@ -183,6 +243,8 @@ def test_a_part_of_the_experts_is_refused(tmp_path: Path) -> None:
 def test_calibration_fields_want_data() -> None:
     with pytest.raises(ValueError, match="damp_percent speaks of calibration, but no data"):
         make_step("int8", damp_percent=0.02)
+    with pytest.raises(ValueError, match="experts speaks of calibration, but no data"):
+        make_step("int8", experts={"starved": "rtn"})
     with pytest.raises(ValueError, match=r"damp_percent 0\.9 exceeds max_damp_percent 0\.5"):
         make_step("int8", data="calibration", damp_percent=0.9)
 

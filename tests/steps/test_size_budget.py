@@ -120,3 +120,14 @@ def test_a_budget_is_part_of_the_identity() -> None:
         ).identity_settings()
 
     assert settings(4.5) != settings(4.6)
+
+
+def test_a_budget_and_bits_exclude_each_other() -> None:
+    step = {"uses": "quantize.gptq", "model": "m", "data": "d", "bits": 4}
+    with pytest.raises(ValidationError, match="budget chooses the bits: leave bits out"):
+        QuantizeGptq.model_validate({**step, "budget": {"bits_per_weight": 4.5}})
+
+
+def test_the_order_of_choices_is_no_part_of_the_identity() -> None:
+    one, other = (SizeBudget(bits_per_weight=5, choices=order) for order in ((8, 3, 4), (3, 4, 8)))
+    assert one == other
