@@ -175,7 +175,7 @@ def test_a_gate_does_not_pass_bytes_that_it_never_measured(
     plan = workplace.plan(recipe, force=("quantize",))
     settings = RunSettings("cpu", threads=None, output_root=workplace.links)
     workplace.listener = Listener()
-    with torch.backends.mkldnn.flags(enabled=False):
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
         result = run_plan(plan, workplace.store, workplace.store, settings, workplace.listener)
     second = result.artifacts["quantize"].manifest.content_digest
     assert second != first, "the two runs gave the same bytes: the test shows nothing"
