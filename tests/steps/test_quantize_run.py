@@ -51,6 +51,6 @@ def test_only_batches_of_a_dense_model_are_shared(tmp_path: Path) -> None:
     several = replace(dense, device=SEVERAL[0], more_devices=SEVERAL[1:])
     assert several.devices == SEVERAL
     assert replace(several, windows=None).devices == SEVERAL[:1]
-    assert replace(several, asymmetric=AsymmetricOptions(1.0, 0.01)).devices == SEVERAL[:1]
+    assert replace(several, asymmetric=AsymmetricOptions(1.0, 0.01, 0.5)).devices == SEVERAL[:1]
     experts = Checkpoint.open(make_small_model(tmp_path / "experts", "mixtral"))
     assert replace(several, checkpoint=experts).devices == SEVERAL[:1]
