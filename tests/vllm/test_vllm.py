@@ -1,9 +1,10 @@
 """The real vLLM on CPU loads what llmopt writes and decodes what the integers mean."""
 
 import json
+import math
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from warnings import warn
 
 import pytest
@@ -24,9 +25,7 @@ VLLM_PYTHON = REPOSITORY / ".venvs" / "vllm" / "bin" / "python"
 NUM_TOKENS = 32
 TIE_LOGITS = 1e-2  # where the reference's two best logits lie this close, either may win
 LOGPROB_NOISE = 3e-2  # nats; float16 kernels stay within a third of it
-# Two steps of bf16 logits between 4 and 8: no kernel that computes in bf16 can be held to less.
-BF16_TIE_LOGITS = 2.0**-4
-BF16_LOGPROB_NOISE = 2.0**-3
+BF16_MANTISSA_BITS = 7
 PROMPTS = (
     "シャツの前立ての縫製仕様を書いてください。",
     "綿100%のTシャツの洗濯表示を教えてください。",
@@ -88,11 +87,13 @@ def score_tokens(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -
     return logits
 
 
+def bf16_steps(logit: float, count: int) -> float:
+    """Returns so many steps of bf16 at a logit's size: 1/32 each from 4 to 8, 1/16 from 8 to 16."""
+    return count * 2.0 ** (math.floor(math.log2(abs(logit))) - BF16_MANTISSA_BITS)
+
+
 def assert_decodes_like(
-    dequantized: Path,
-    decoded: dict[str, Any],
-    tie: float = TIE_LOGITS,
-    logprob_noise: float = LOGPROB_NOISE,
+    dequantized: Path, decoded: dict[str, Any], dtype: Literal["float16", "bfloat16"] = "float16"
 ) -> None:
     """Holds every decoded token against the dequantised bf16 checkpoint, computed in float32.
 
@@ -108,7 +109,11 @@ def assert_decodes_like(
         logits_TV = score_tokens(reference, prompt, tokens)
         best_T, logprobs_TV = logits_TV.argmax(-1).tolist(), logits_TV.log_softmax(-1)
         for position, token in enumerate(tokens):
-            distance = float(logits_TV[position].max() - logits_TV[position, token])
+            best = float(logits_TV[position].max())
+            tie, logprob_noise = TIE_LOGITS, LOGPROB_NOISE
+            if dtype == "bfloat16":  # no kernel that computes in it can be held to less
+                tie, logprob_noise = bf16_steps(best, 2), bf16_steps(best, 4)
+            distance = best - float(logits_TV[position, token])
             assert distance <= tie, f"token {position} differs at a distance of {distance}"
             if token != best_T[position]:
                 warn(f"tie: {token} / {best_T[position]}, {distance:.4f}", TieWarning, 2)
@@ -160,7 +165,7 @@ def test_vllm_serves_the_checkpoints_own_dtype(
     assert finished.returncode == 0, finished.stderr
     decoded = decode_in_vllm(artifact, tmp_path, dtype="auto")
     dequantized = write_dequantized(artifact, tmp_path / "dequantized")
-    assert_decodes_like(dequantized, decoded, BF16_TIE_LOGITS, BF16_LOGPROB_NOISE)
+    assert_decodes_like(dequantized, decoded, "bfloat16")
 
 
 @pytest.mark.parametrize(
