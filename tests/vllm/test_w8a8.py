@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmopt.checkpoint.rounded_inputs import RoundedInputLinear
+from llmopt.checkpoint.rounded_inputs import InputRounding, RoundedInputLinear
 from tests.conftest import RunCli
 from tests.models import TINY_MODEL, make_model
 from tests.vllm.reference import round_linear_inputs, write_dequantized
@@ -140,7 +140,7 @@ def test_a_served_layer_rounds_its_inputs_as_eval_does(
     quant_format = "int-quantized" if method == "int8" else "float-quantized"
     with torch.inference_mode():
         unrounded = plain(inputs)
-        expected = RoundedInputLinear(plain, quant_format)(inputs)
+        expected = RoundedInputLinear(plain, InputRounding(quant_format))(inputs)
         round_linear_inputs(torch.nn.Sequential(plain), KINDS[method])
         independent = plain(inputs)
     scale = expected.abs().amax(-1, keepdim=True)
