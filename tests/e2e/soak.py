@@ -6,6 +6,7 @@ Run by test_soak.py in a process of its own, so that nothing else's memory is co
 take turns. FOLDER/resident.json becomes a list of bytes.
 """
 
+import ctypes
 import gc
 import json
 import shutil
@@ -46,10 +47,12 @@ def quantize(model: Path, folder: Path, step: dict[str, Any]) -> None:
 
 def main(model: Path, folder: Path) -> None:
     """Quantises, and writes resident bytes after each run."""
+    libc = ctypes.CDLL("libc.so.6")
     resident = []
     for index in range(NUM_RUNS):
         quantize(model, folder / str(index), METHODS[index % len(METHODS)])
         gc.collect()
+        libc.malloc_trim(0)  # what is free is no leak, whether the allocator keeps it or not
         resident.append(psutil.Process().memory_info().rss)
     (folder / "resident.json").write_text(json.dumps(resident))
 
