@@ -6,18 +6,15 @@
 IDS.npy holds the calibration token ids, int64 [samples, seq_len]; AutoRound sees exactly these
 rows. It learns the rounding by `iterations` steps of sign descent per block (its own default of 200
 takes ten times as long) and writes the GPTQ format. The last line on stdout is one JSON object;
-AutoRound's own log goes to stderr. Wall and CPU seconds cover everything from opening the model to
-the saved checkpoint, but not imports; CPU seconds count threads and child processes, peak RSS is
-the process's own.
+AutoRound's own log goes to stderr. Time and memory are
+measured from outside, by gptq_peers.py.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +35,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def quantize(args: argparse.Namespace, ids: np.ndarray) -> dict[str, float]:
-    """Quantises and saves the model; returns wall and CPU seconds and peak RSS in bytes."""
+def quantize(args: argparse.Namespace, ids: np.ndarray) -> None:
+    """Quantises and saves the model."""
     import torch  # noqa: PLC0415  (these read os.environ)
     from auto_round import AutoRound  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    wall, cpu = time.perf_counter(), measure_cpu_s()
     rows = [
         {"input_ids": row[None], "attention_mask": torch.ones_like(row[None])}
         for row in torch.from_numpy(ids)
@@ -65,17 +61,6 @@ def quantize(args: argparse.Namespace, ids: np.ndarray) -> dict[str, float]:
     rounding.quantize_and_save(output_dir=str(export), format="auto_gptq")
     (made,) = (path.parent for path in export.glob("**/config.json"))
     made.rename(args.out_dir)
-    return {
-        "wall_s": round(time.perf_counter() - wall, 3),
-        "cpu_s": round(measure_cpu_s() - cpu, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-
-
-def measure_cpu_s() -> float:
-    """Returns the CPU seconds of this process, its threads and its ended children."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> None:
@@ -86,10 +71,10 @@ def main() -> None:
     if ids.ndim != 2 or ids.dtype != np.int64:
         raise ValueError(f"{args.ids}: want int64 [samples, seq_len], got {ids.dtype} {ids.shape}")
     with contextlib.redirect_stdout(sys.stderr):
-        measured = quantize(args, ids)
+        quantize(args, ids)
         from auto_round import __version__  # noqa: PLC0415
     shape = {"samples": ids.shape[0], "seq_len": ids.shape[1]}
-    print(json.dumps({"tool": f"autoround {__version__}", **shape, **measured}))
+    print(json.dumps({"tool": f"autoround {__version__}", **shape}))
 
 
 if __name__ == "__main__":

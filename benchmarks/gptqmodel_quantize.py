@@ -6,19 +6,15 @@
 IDS.npy holds the calibration token ids, int64 [samples, seq_len]; gptqmodel sees exactly these
 rows. What is not given stays at gptqmodel's default: symmetric, act-group-aware order (unless
 --desc-act), true-sequential, disk offload. The last line on stdout is one JSON object; gptqmodel's
-own log goes to stderr. Wall and CPU seconds cover everything from opening the model to the saved
-checkpoint, but neither imports nor the one-time compilation of gptqmodel's packer (about 30 CPU
-seconds, kept in the environment); CPU seconds count threads and child processes, peak RSS is the
-process's own.
+own log goes to stderr. Time and memory are
+measured from outside, by gptq_peers.py.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +49,11 @@ def load_calibration(path: Path) -> list[dict[str, list[int]]]:
     return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids.tolist()]
 
 
-def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) -> dict[str, float]:
-    """Quantises and saves the model; returns wall and CPU seconds and peak RSS in bytes."""
+def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) -> None:
+    """Quantises and saves the model."""
     from gptqmodel import GPTQModel, QuantizeConfig, extension  # noqa: PLC0415  (reads os.environ)
 
     extension.load(name="pack_block_cpu")
-    wall, cpu = time.perf_counter(), measure_cpu_s()
     config = QuantizeConfig(
         bits=args.bits,
         group_size=args.group_size,
@@ -68,17 +63,6 @@ def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) 
     model = GPTQModel.load(str(args.model_dir), config, device="cpu")
     model.quantize(calibration, batch_size=args.batch_size, calibration_data_min_length=0)
     model.save(str(args.out_dir))
-    return {
-        "wall_s": round(time.perf_counter() - wall, 3),
-        "cpu_s": round(measure_cpu_s() - cpu, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-
-
-def measure_cpu_s() -> float:
-    """Returns the CPU seconds of this process, its threads and its ended children."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> None:
@@ -87,10 +71,10 @@ def main() -> None:
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
     calibration = load_calibration(args.ids)
     with contextlib.redirect_stdout(sys.stderr):
-        measured = quantize(args, calibration)
+        quantize(args, calibration)
         from gptqmodel import __version__  # noqa: PLC0415
     shape = {"samples": len(calibration), "seq_len": len(calibration[0]["input_ids"])}
-    print(json.dumps({"tool": f"gptqmodel {__version__}", **shape, **measured}))
+    print(json.dumps({"tool": f"gptqmodel {__version__}", **shape}))
 
 
 if __name__ == "__main__":

@@ -6,18 +6,15 @@
 IDS.npy holds the calibration token ids, int64 [samples, seq_len]; llm-compressor sees exactly these
 rows, in this order. What is not given stays at its default: GPTQ, symmetric, actorder static,
 dampening 0.01, block after block; lm_head is left out. The last line on stdout is
-one JSON object; llm-compressor's own log goes to stderr. Wall and CPU seconds cover everything from
-opening the model to the saved checkpoint, but not imports; CPU seconds count threads and child
-processes, peak RSS is the process's own.
+one JSON object; llm-compressor's own log goes to stderr. Time and memory are
+measured from outside, by gptq_peers.py.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import resource
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +42,13 @@ def load_calibration(path: Path) -> list[dict[str, list[int]]]:
     return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids.tolist()]
 
 
-def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) -> dict[str, float]:
-    """Quantises and saves the model; returns wall and CPU seconds and peak RSS in bytes."""
+def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) -> None:
+    """Quantises and saves the model."""
     from datasets import Dataset  # noqa: PLC0415  (these read os.environ)
     from llmcompressor import oneshot  # noqa: PLC0415
     from llmcompressor.modifiers.gptq import GPTQModifier  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    wall, cpu = time.perf_counter(), measure_cpu_s()
     weights = {
         "num_bits": args.bits,
         "type": "int",
@@ -72,17 +68,6 @@ def quantize(args: argparse.Namespace, calibration: list[dict[str, list[int]]]) 
         shuffle_calibration_samples=False,
         output_dir=str(args.out_dir),
     )
-    return {
-        "wall_s": round(time.perf_counter() - wall, 3),
-        "cpu_s": round(measure_cpu_s() - cpu, 3),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-
-
-def measure_cpu_s() -> float:
-    """Returns the CPU seconds of this process, its threads and its ended children."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> None:
@@ -91,10 +76,10 @@ def main() -> None:
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
     calibration = load_calibration(args.ids)
     with contextlib.redirect_stdout(sys.stderr):
-        measured = quantize(args, calibration)
+        quantize(args, calibration)
         from llmcompressor import __version__  # noqa: PLC0415
     shape = {"samples": len(calibration), "seq_len": len(calibration[0]["input_ids"])}
-    print(json.dumps({"tool": f"llmcompressor {__version__}", **shape, **measured}))
+    print(json.dumps({"tool": f"llmcompressor {__version__}", **shape}))
 
 
 if __name__ == "__main__":

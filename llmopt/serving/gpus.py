@@ -1,7 +1,7 @@
 """What preflight knows of GPUs: the table in gpus.json, by any of a GPU's names.
 
-Compute capabilities are those of developer.nvidia.com/cuda/gpus, memory is what the data sheet
-says, read as GiB. A driver leaves 1 to 8 % less, so what does not fit here fits nowhere.
+Compute capabilities and memory, the nominal figure read as GiB, were entered without the data
+sheets at hand. A driver leaves less, so what does not fit here fits nowhere.
 """
 
 import difflib
@@ -21,7 +21,7 @@ class Gpu:
     Attributes:
         name: As recipes write it.
         capability: CUDA compute capability times ten: 89 for 8.9.
-        memory_gib: Its memory by the data sheet.
+        memory_gib: Its nominal memory.
     """
 
     name: str

@@ -42,8 +42,8 @@ GPUS = """
 ## GPUs
 
 `gpu` is one of these names or a usual other one (case, spaces and the maker's name do not count;
-`a100` alone is the one of 40 GB, `v100` that of 16 GB). Memory is the data sheet's, of which vLLM
-takes 0.92 by default.
+`a100` alone is the one of 40 GB, `v100` that of 16 GB). Memory and capability are nominal,
+entered without the data sheets at hand; vLLM takes 0.92 of the memory by default.
 
 | gpu | compute capability | memory, GiB |
 |---|---|---|

@@ -54,7 +54,7 @@ class QuantizeGptq(QuantizeFields):
         ge=0,
         le=1,
         description="Aim at the outputs of the original model (1), not of the original weights "
-        "(0, the default); takes about twice the time. Not for mixtures of experts.",
+        "(0, the default); takes a second forward pass. Not for mixtures of experts.",
     )
     damp_percent: float = Field(
         0.01, gt=0, lt=1, description="Share of the Hessian's mean diagonal added to it."

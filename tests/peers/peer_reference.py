@@ -5,7 +5,10 @@ int64 [N, T]) and `ids.npy` (int64 [B, T], what the logits are of).
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,24 @@ def list_cases(cases: Iterable[str]) -> tuple[Path, Path, list[str]]:
     if unknown := set(arguments.names) - set(known):
         parser.error(f"no case {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     return arguments.models, arguments.output, arguments.names or known
+
+
+def make_cases(cases: Iterable[str], make_case: Callable[[Path, str, Path], None]) -> None:
+    """Makes the cases that the command line names, or all; prints those that the peer refused.
+
+    Args:
+        cases: Every case there is.
+        make_case: Makes one, from the folder of plain models, its name, and where it goes.
+    """
+    models, output, names = list_cases(cases)
+    refused = {}
+    with contextlib.redirect_stdout(sys.stderr):
+        for name in names:
+            try:
+                make_case(models, name, output / name)
+            except (ValueError, NotImplementedError) as error:
+                refused[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(refused))  # noqa: T201
 
 
 def load_rows(models: Path) -> list[dict[str, list[int]]]:

@@ -5,10 +5,7 @@
 Never imports llmopt. `tests/peers/make_checkpoints.py` calls it and says what the folders hold.
 """
 
-import contextlib
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ os.environ.update(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
 import peer_compressed_tensors
 import torch
 from auto_round import AutoRound
-from peer_reference import list_cases, load_rows, save_expected
+from peer_reference import load_rows, make_cases, save_expected
 from transformers import AutoModelForCausalLM, AutoRoundConfig, AutoTokenizer
 
 SEQ_LEN = 64
@@ -82,18 +79,5 @@ def make_case(models: Path, name: str, output: Path) -> None:
     save_expected(models, model_name, dequantize_layers(output), output)
 
 
-def main() -> None:
-    """Makes the named cases, or all; prints the ones that AutoRound refused."""
-    models, output, names = list_cases(CASES)
-    refused = {}
-    with contextlib.redirect_stdout(sys.stderr):
-        for name in names:
-            try:
-                make_case(models, name, output / name)
-            except (ValueError, NotImplementedError) as error:
-                refused[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(refused))  # noqa: T201
-
-
 if __name__ == "__main__":
-    main()
+    make_cases(CASES, make_case)

@@ -5,8 +5,6 @@
 `tests/peers/make_checkpoints.py` calls it and says what the folders hold.
 """
 
-import contextlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -22,7 +20,7 @@ os.environ.update(
 import torch
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from gptqmodel.nn_modules.qlinear import BaseQuantLinear
-from peer_reference import list_cases, load_rows, save_expected
+from peer_reference import load_rows, make_cases, save_expected
 
 DESC_ACT = {"desc_act": True, "act_group_aware": False}
 OVERRIDES = {
@@ -74,18 +72,5 @@ def make_case(models: Path, name: str, output: Path) -> None:
     save_expected(models, model_name, dequantize_layers(output), output)
 
 
-def main() -> None:
-    """Makes the named cases, or all; prints the ones that GPTQModel refused."""
-    models, output, names = list_cases(CASES)
-    refused = {}
-    with contextlib.redirect_stdout(sys.stderr):
-        for name in names:
-            try:
-                make_case(models, name, output / name)
-            except (ValueError, NotImplementedError) as error:
-                refused[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(refused))  # noqa: T201
-
-
 if __name__ == "__main__":
-    main()
+    make_cases(CASES, make_case)

@@ -7,10 +7,7 @@ expected `logits` are the weights' alone; where a scheme rounds activations too 
 `rounded_logits` are compressed-tensors' own with that.
 """
 
-import contextlib
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from peer_compressed_tensors import compute_rounded_logits, dequantize_layers
-from peer_reference import list_cases, load_ids, load_rows, save_expected
+from peer_reference import load_ids, load_rows, make_cases, save_expected
 from transformers import AutoTokenizer
 
 SEQ_LEN = 64
@@ -111,18 +108,5 @@ def make_case(models: Path, name: str, output: Path) -> None:
     save_expected(models, model_name, weights, output, rounded)
 
 
-def main() -> None:
-    """Makes the named cases, or all; prints the ones that llm-compressor refused."""
-    models, output, names = list_cases(CASES)
-    refused = {}
-    with contextlib.redirect_stdout(sys.stderr):
-        for name in names:
-            try:
-                make_case(models, name, output / name)
-            except (ValueError, NotImplementedError) as error:
-                refused[name] = f"{type(error).__name__}: {error}"
-    print(json.dumps(refused))  # noqa: T201
-
-
 if __name__ == "__main__":
-    main()
+    make_cases(CASES, make_case)
