@@ -21,8 +21,8 @@ class QuantScheme:
         desc_act: Whether columns are rounded, and grouped, by falling Hessian diagonal
             (GPTQ's act-order: a stored `g_idx` that is not monotonic).
         static_groups: Whether grids are fitted to the original weights of the groups as they
-            stand; with `desc_act`, columns are rounded in that order but keep those groups, so
-            that `g_idx` stays monotonic and any server takes it.
+            stand; whatever the order of the columns, they then keep those groups, so that
+            `g_idx` stays monotonic and any server takes it.
     """
 
     bits: int

@@ -38,18 +38,20 @@ class ColumnOrder:
 def order_columns(diagonal_I: Tensor, scheme: QuantScheme, act_group_aware: bool) -> ColumnOrder:  # noqa: FBT001
     """Orders columns by the Hessian's diagonal as the scheme asks.
 
-    `desc_act` sorts all columns and groups them in that order; with `static_groups` each stays in
-    its own group, whose columns are then not consecutive (no spans). `act_group_aware` too keeps
-    every column in its own group and sorts groups by their largest diagonal and columns inside a
-    group, so nothing moves in the checkpoint and serving costs nothing. Ties keep their order.
+    `desc_act` sorts all columns and groups them in that order. `act_group_aware` keeps every column
+    in its own group, so nothing moves in the checkpoint and serving costs nothing: it sorts groups
+    by their largest diagonal and columns inside a group. With `static_groups` either sorts all
+    columns while each stays in its own group, whose columns are then not consecutive (no spans).
+    Ties keep their order.
     """
     num_columns = len(diagonal_I)
     spans = tuple((a, b, g) for g, (a, b) in enumerate(scheme.group_bounds(num_columns)))
     g_idx_I = monotonic_g_idx(num_columns, scheme.group_size).to(diagonal_I.device)
+    if scheme.static_groups and (scheme.desc_act or act_group_aware):
+        perm_I = diagonal_I.argsort(descending=True, stable=True)
+        return ColumnOrder(perm_I, (), g_idx_I, is_identity=False)
     if scheme.desc_act:
         perm_I = diagonal_I.argsort(descending=True, stable=True)
-        if scheme.static_groups:
-            return ColumnOrder(perm_I, (), g_idx_I, is_identity=False)
         by_column_I = torch.empty_like(g_idx_I)
         by_column_I[perm_I] = g_idx_I
         return ColumnOrder(perm_I, spans, by_column_I, is_identity=False)

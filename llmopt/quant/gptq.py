@@ -41,8 +41,8 @@ class GptqOptions:
 
     Attributes:
         scheme: Bits, groups, symmetry, act-order.
-        act_group_aware: Round groups, and columns inside a group, by falling Hessian
-            diagonal, without moving a column to another group.
+        act_group_aware: Round by falling Hessian diagonal without moving a column to another
+            group: all columns on static grids, else groups and columns inside a group.
         damp_percent: Fraction of the mean diagonal that is added to the diagonal.
         max_damp_percent: How far damping may be raised when H is not positive definite.
         scale_dtype: The dtype that the model is served in.

@@ -21,7 +21,7 @@ from llmopt.steps.size_budget import SizeBudget, check_budget
 class QuantizeGptq(QuantizeFields):
     """Rounds weights to integers by GPTQ, each layer calibrated on what it will see."""
 
-    step_version: ClassVar[int] = 2  # 1 factorised Hessians otherwise
+    step_version: ClassVar[int] = 3  # 1 factorised otherwise, 2 kept static groups in GAR order
 
     uses: Literal["quantize.gptq"]
     data: DataName = Field(description="The calibration set.")
@@ -30,8 +30,9 @@ class QuantizeGptq(QuantizeFields):
     )
     act_group_aware: bool = Field(
         default_factory=lambda fields: not fields.get("desc_act", False),
-        description="Act-order inside and between groups, free at serving time. "
-        "Default on unless desc_act is.",
+        description="Act-order that leaves every column in its group, free at serving time: over "
+        "all columns with static_groups, else inside and between groups. Default on unless "
+        "desc_act is.",
     )
     budget: SizeBudget | None = Field(
         None,
@@ -39,9 +40,10 @@ class QuantizeGptq(QuantizeFields):
         "pass; in place of `bits`, while overrides keep theirs.",
     )
     static_groups: bool = Field(
-        False,
-        description="Fit all scales to the original weights first. With desc_act no column then "
-        "changes its group, so that any server takes the result.",
+        default_factory=lambda fields: fields.get("act_group_aware", False),
+        description="Fit all scales to the original weights first, so that columns can be rounded "
+        "in any order. With desc_act no column then changes its group, so that any server takes "
+        "the result. Default on where act_group_aware is.",
     )
     scale_search: ScaleSearch = Field(
         "minmax",

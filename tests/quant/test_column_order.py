@@ -51,11 +51,12 @@ def test_group_aware_order_moves_no_column_to_another_group(
     assert sorted(aware.spans, key=lambda span: span[2])[-1][2] == natural.spans[-1][2]
 
 
-@given(diagonals, sizes)
+@given(diagonals, sizes, st.booleans())
 def test_static_groups_follow_the_diagonal_and_move_no_column(
-    diagonal: torch.Tensor, size: int
+    diagonal: torch.Tensor, size: int, desc_act: bool
 ) -> None:
-    result = order_columns(diagonal, QuantScheme(4, size, True, True, True), act_group_aware=False)
+    scheme = QuantScheme(4, size, desc_act=desc_act, static_groups=True)
+    result = order_columns(diagonal, scheme, act_group_aware=not desc_act)
     textbook = TextbookScheme(4, size, sym=True, order="desc_act", static_groups=True)
     perm, groups = order_textbook_columns(diagonal.numpy(), textbook)
     assert result.perm_I.tolist() == perm.tolist()

@@ -19,6 +19,7 @@ from tests.quant.test_quantize_checkpoint import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 VARIANTS = {
+    "the default": make_options(4, 32, order="act_group_aware", static_groups=True),
     "static desc_act": make_options(4, 32, order="desc_act", static_groups=True),
     "static mse": make_options(
         8, -1, order="act_group_aware", static_groups=True, scale_search="mse"

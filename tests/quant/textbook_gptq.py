@@ -111,7 +111,7 @@ def order_columns(diagonal: Floats, scheme: TextbookScheme) -> tuple[NDArray[np.
     columns = list(range(len(diagonal)))
     size = len(columns) if scheme.group_size == -1 else scheme.group_size
     by_diagonal = sorted(columns, key=lambda column: -diagonal[column])
-    if scheme.order == "desc_act" and scheme.static_groups:
+    if scheme.order != "natural" and scheme.static_groups:
         return np.array(by_diagonal), [column // size for column in by_diagonal]
     if scheme.order == "desc_act":
         return np.array(by_diagonal), [position // size for position in columns]
