@@ -174,7 +174,7 @@ def _measure_gram(in_features: int, device: torch.device) -> float:
     X_NI = torch.randn(RATE_TOKENS, in_features, device=device).bfloat16()
     widened_NI = X_NI.float()
     flops = 2.0 * X_NI.numel() * in_features
-    with bf16_matmul():
+    with bf16_matmul(device):
         seconds = _time_call(lambda: widened_NI.T @ widened_NI, device)
     if device.type == "cuda":
         mixed = _time_call(lambda: torch.mm(X_NI.T, X_NI, out_dtype=torch.float32), device)

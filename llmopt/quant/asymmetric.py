@@ -41,7 +41,7 @@ class CrossMoment:
         change_NI = take_real(original_BTI, lengths_B).float() - X_NI
         self._num_tokens += len(X_NI)
         if quantized_BTI.dtype == torch.bfloat16:
-            with bf16_matmul():
+            with bf16_matmul(X_NI.device):
                 self._sum_II.addmm_(change_NI.T, X_NI)
         else:
             self._sum_II.addmm_(change_NI.T, X_NI)

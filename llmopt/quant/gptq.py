@@ -104,7 +104,7 @@ def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:
     Each block left of the diagonal stands for its mirror image too.
     """
     power_R = W_IR.new_zeros(W_IR.shape[1])
-    with bf16_matmul():
+    with bf16_matmul(W_IR.device):
         for first in range(0, len(W_IR), POWER_COLUMNS):
             last = min(first + POWER_COLUMNS, len(W_IR))
             product_BR = H_II[first:last, first:last] @ W_IR[first:last]

@@ -44,7 +44,7 @@ class Hessian:
         if X_NI.is_cuda and X_NI.dtype in HALF_DTYPES:
             self._add_widened_products(X_NI, self._sums_II[place])
         elif X_BTI.dtype == torch.bfloat16:
-            with bf16_matmul():
+            with bf16_matmul(X_BTI.device):
                 self._add_stripes(X_NI.float(), self._sums_II[place])
         else:
             self._add_stripes(X_NI.float(), self._sums_II[place])

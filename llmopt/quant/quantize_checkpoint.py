@@ -45,9 +45,11 @@ from llmopt.quant.expert_pass import ExpertPass
 from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
+from llmopt.quant.matrix_units import is_widened
 from llmopt.quant.solution import split_solution
 
 BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 2048  # the allocator then keeps the activations' memory (docs/adr/0016)
 # What came of each block, and the residual streams after it.
 Parts = Generator[tuple[BlockResult, Mapping[str, Tensor] | None], None, None]
 
@@ -295,7 +297,8 @@ def _load_batches(
     job: QuantizeJob, journal: Journal, model: StreamedModel, windows: CalibrationWindows
 ) -> CalibrationBatches:
     seq_len = windows.ids_NT.shape[1]
-    size = max(BATCH_TOKENS // seq_len, 1)
+    batch_tokens = CPU_BATCH_TOKENS if job.device.type == "cpu" else BATCH_TOKENS
+    size = max(batch_tokens // seq_len, 1)
     spill = job.scratch / "activations"
     shutil.rmtree(spill, ignore_errors=True)  # what a killed run spilled is worth nothing
     budget_bytes = job.activation_budget_bytes // len(job.devices)
@@ -334,10 +337,10 @@ def _check_ids(checkpoint: Checkpoint, ids_NT: Tensor) -> None:
 
 
 def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
-    """Returns the checkpoint's dtype; for float16 on a CPU float32 (docs/adr/0007)."""
-    dtype: torch.dtype = getattr(torch, checkpoint.dtype)
-    if dtype == torch.float16 and device.type == "cpu":
+    """Returns the checkpoint's dtype; float32 where a CPU is faster in it (docs/adr/0007, 16)."""
+    if device.type == "cpu" and is_widened(checkpoint.dtype):
         return torch.float32
+    dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     return dtype
 
 

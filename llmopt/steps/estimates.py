@@ -9,6 +9,7 @@ from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import IncompatibleError, InputError, RecipeError
+from llmopt.quant.matrix_units import is_widened
 from llmopt.steps.base import Estimate, StepInputs
 
 if TYPE_CHECKING:
@@ -36,20 +37,19 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     spec = inputs["data"].dataset if "data" in inputs else None
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
-    # float16 is computed in float32 on a CPU (docs/adr/0007); a GPU takes less.
-    activation_bytes = max(item_bytes, 4) if checkpoint.dtype == "float16" else item_bytes
+    compute_bytes = 4 if is_widened(checkpoint.dtype) else item_bytes  # on a GPU less
     blocks = {kind: _weigh_block(config, block) for kind, block in _kinds_of_blocks(config).items()}
     # The original's stream, its inputs to a stage and its weights come beside the quantised ones.
     streams = 2 if getattr(step, "asymmetric_strength", 0) else 1
-    activations = tokens * max(b.activations_per_token for b in blocks.values()) * activation_bytes
+    activations = tokens * max(b.activations_per_token for b in blocks.values()) * compute_bytes
     activations *= streams
     held = min(activations, int(step.activation_memory_gb * 1e9))
     ram_bytes = (
         LIBRARIES_BYTES
         + held
-        + max(streams * b.num_weights * item_bytes + b.solve_bytes for b in blocks.values())
+        + max(streams * b.num_weights * compute_bytes + b.solve_bytes for b in blocks.values())
         + (streams - 1) * CROSS_COPIES * 4 * max(b.widest for b in blocks.values()) ** 2
-        + config.vocab_size * config.hidden_size * item_bytes
+        + config.vocab_size * config.hidden_size * compute_bytes
     )
     decided = dict(planned_layers(config, plan))
     linears = sum(math.prod(shape) for shape in decided.values())

@@ -69,9 +69,9 @@ def test_a_run_that_ends_early_reads_no_further(tmp_path: Path) -> None:
 def test_computing_again_what_has_no_room_changes_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_that_fit: int
 ) -> None:
-    model = make_small_model(tmp_path / "model")
-    windows = make_windows(samples=800)  # 8 batches of 102 windows, in bf16
-    hidden_bytes, inner_bytes = 800 * 40 * 64 * 2, 102 * 40 * 96 * 2
+    model = make_small_model(tmp_path / "model", dtype=torch.float32)
+    windows = make_windows(samples=400)  # 8 batches of 51 windows
+    hidden_bytes, inner_bytes = 400 * 40 * 64 * 4, 51 * 40 * 96 * 4
     budget_bytes = hidden_bytes + batches_that_fit * inner_bytes
     kept: list[str] = []
     plain_put = ActivationStore.put

@@ -148,9 +148,9 @@ def test_overrides_reach_single_experts(model: Path, tmp_path: Path, family: str
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_activations_on_disk_change_nothing(model: Path, tmp_path: Path, padded: bool) -> None:
-    windows = make_windows(samples=210)  # three batches
+    windows = make_windows(samples=110)  # three batches
     if padded:
-        windows = CalibrationWindows(windows.ids_NT, np.arange(210) % 39 + 2)
+        windows = CalibrationWindows(windows.ids_NT, np.arange(110) % 39 + 2)
     in_memory = quantize(model, tmp_path / "memory", windows=windows)
     on_disk = quantize(model, tmp_path / "disk", windows=windows, budget_bytes=0)
     assert len(list((tmp_path / "disk/scratch/activations/0").iterdir())) == 3

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from llmopt.errors import NumericalError
 from llmopt.quant.hessian import Hessian
+from llmopt.quant.matrix_units import has_matrix_units
 from llmopt.quant.precision import bf16_matmul
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,7 +91,10 @@ def test_global_precision_is_put_back(before: str) -> None:
     found = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(before)
     try:
-        with bf16_matmul():
+        with bf16_matmul(CPU):
+            inside = "medium" if has_matrix_units() else before
+            assert torch.get_float32_matmul_precision() == inside
+        with bf16_matmul(torch.device("cuda")):
             assert torch.get_float32_matmul_precision() == "medium"
         assert torch.get_float32_matmul_precision() == before
         Hessian(64, CPU).add(make_activations(1, 20, 64, dtype=torch.bfloat16))
