@@ -1,7 +1,7 @@
 """Holds llmopt's GPTQ against gptqmodel and llm-compressor: time, memory and quality.
 
     python benchmarks/gptq_peers.py [--rounds 3] [--tiny] [--write] [--keep results.json]
-        [--tools llmopt gptqmodel llmcompressor autoround]
+        [--tools llmopt llmopt-asymmetric gptqmodel llmcompressor autoround]
 
 Makes a random Llama with the tiny model's tokenizer and quantises it with each tool in turn, each
 in its own environment (made here by environments/TOOL.sh), on the same token ids: those that llmopt
@@ -46,8 +46,12 @@ TRY_OUT = ModelShape(
 )
 TRY_OUT_DOCUMENTS = 4
 SEED = 0
+OUR_IMPORTS = "import llmopt.cli.quantize, llmopt.recipe.execute, llmopt.steps.quantize_run"
+ASYMMETRIC = "llmopt-asymmetric"  # llmopt once more, aiming at the original model's outputs
+OUR_OPTIONS = {OURS: (), ASYMMETRIC: ("--asymmetric-strength", "0.25")}
 IMPORTS = {
-    OURS: "import llmopt.cli.quantize, llmopt.recipe.execute, llmopt.steps.quantize_run",
+    OURS: OUR_IMPORTS,
+    ASYMMETRIC: OUR_IMPORTS,
     "gptqmodel": "from gptqmodel import GPTQModel, QuantizeConfig, extension",
     "llmcompressor": "import datasets; from llmcompressor import oneshot; "
     "from llmcompressor.modifiers.gptq import GPTQModifier; from transformers import AutoTokenizer",
@@ -73,13 +77,13 @@ class Bench:
 
     def quantize_command(self, tool: str, model: Path, output: Path) -> list[str | Path]:
         """Returns the command by which a tool quantises a model."""
-        if tool != OURS:
+        if tool not in OUR_OPTIONS:
             script = REPOSITORY / "benchmarks" / f"{tool}_quantize.py"
             return [find_python(tool), script, model, self.ids, output]
         command: list[str | Path] = [sys.executable, "-m", "llmopt", "quantize", "gptq", model]
         command += ["-o", output, "--samples", str(self.shape.samples), "--quiet"]
         command += ["--seq-len", str(self.shape.seq_len), "--seed", str(SEED)]
-        return [*command, "--store", output.with_suffix(".store")]
+        return [*command, *OUR_OPTIONS[tool], "--store", output.with_suffix(".store")]
 
     def quantize(self, tool: str, model: Path, name: str) -> tuple[Path, Run, str]:
         """Quantises by one tool; returns the checkpoint, what it took and its standard output."""
@@ -92,7 +96,9 @@ class Bench:
 
 def find_python(tool: str) -> Path:
     """Returns the interpreter in which a tool lives."""
-    return Path(sys.executable) if tool == OURS else REPOSITORY / ".venvs" / tool / "bin/python"
+    if tool in OUR_OPTIONS:
+        return Path(sys.executable)
+    return REPOSITORY / ".venvs" / tool / "bin/python"
 
 
 def run_measured(command: list[str | Path], folder: Path) -> tuple[Run, str]:
@@ -132,8 +138,8 @@ def make_random_llama(shape: ModelShape, folder: Path) -> None:
 
 def find_version(tool: str, output: str) -> str:
     """Returns a tool's name and version; a peer's script prints them on its last line."""
-    if tool == OURS:
-        return f"llmopt {__version__}"
+    if tool in OUR_OPTIONS:
+        return " ".join([f"llmopt {__version__}", *OUR_OPTIONS[tool]])
     return str(json.loads(output.splitlines()[-1])["tool"])
 
 
@@ -175,7 +181,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     parser.add_argument("--keep", type=Path, help="JSON file of the single figures")
     parser.add_argument(
-        "--tools", nargs="+", choices=list(IMPORTS), default=[OURS, "gptqmodel", "llmcompressor"]
+        "--tools",
+        nargs="+",
+        choices=list(IMPORTS),
+        default=[OURS, ASYMMETRIC, "gptqmodel", "llmcompressor"],
     )
     options = parser.parse_args()
     if OURS not in options.tools:
@@ -188,7 +197,7 @@ def main() -> None:
     options = parse_arguments()
     shape = TRY_OUT if options.tiny else ModelShape()
     for tool in options.tools:
-        if tool != OURS:
+        if tool not in OUR_OPTIONS:
             subprocess.run(["bash", f"environments/{tool}.sh"], cwd=REPOSITORY, check=True)
     with tempfile.TemporaryDirectory() as name:
         documents = TRY_OUT_DOCUMENTS if options.tiny else None

@@ -279,6 +279,10 @@ class CalibrationBatches:
         """Returns an intermediate result, which stays; it must not be changed."""
         return self._store_of(index).get(f"{name}-{index}")
 
+    def look_stored(self, index: int, name: str) -> Tensor:
+        """Returns an intermediate result in the dtype that it is kept in."""
+        return self._store_of(index).get_stored(f"{name}-{index}")
+
     def take(self, index: int, name: str) -> Tensor:
         """Returns an intermediate result and forgets it."""
         return self._store_of(index).take(f"{name}-{index}")
@@ -299,7 +303,7 @@ class _StreamView(Mapping[str, Tensor]):
         }
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._batches.look(*self._places[name])
+        return self._batches.look_stored(*self._places[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

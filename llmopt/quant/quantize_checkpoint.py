@@ -303,7 +303,7 @@ def _load_batches(
     shutil.rmtree(spill, ignore_errors=True)  # what a killed run spilled is worth nothing
     budget_bytes = job.activation_budget_bytes // len(job.devices)
     stores = [
-        ActivationStore(spill / str(number), budget_bytes, device)
+        ActivationStore(spill / str(number), budget_bytes, device, _choose_stored_dtype(job))
         for number, device in enumerate(job.devices)
     ]
     lengths = torch.split(torch.from_numpy(windows.lengths_N), size)
@@ -316,7 +316,8 @@ def _load_batches(
     if journal.num_done:
         for name, tensor in journal.read_hidden():
             stream, _, number = name.rpartition("-")
-            batches.keep(int(number), stream, tensor.to(job.device_of(int(number))))
+            device = job.device_of(int(number))
+            batches.keep(int(number), stream, tensor.to(device, model.compute_dtype))
         return batches
     ids_NT = torch.from_numpy(windows.ids_NT)
     _check_ids(job.checkpoint, ids_NT)
@@ -342,6 +343,14 @@ def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.
         return torch.float32
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     return dtype
+
+
+def _choose_stored_dtype(job: QuantizeJob) -> torch.dtype | None:
+    """Returns bf16 where it is computed wider: what lies between stages is what bf16 would give.
+
+    float16 would overflow where float32 does not.
+    """
+    return torch.bfloat16 if job.checkpoint.dtype == "bfloat16" else None
 
 
 def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:

@@ -71,3 +71,24 @@ def test_a_tensor_that_fits_again_comes_back_to_memory(tmp_path: Path) -> None:
     store.put("b", torch.ones(50))
     assert store.num_spilled == 0
     assert list((tmp_path / "spill").iterdir()) == []
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 10**6])
+def test_a_narrower_dtype_at_rest_rounds_and_comes_back_as_it_came(
+    tmp_path: Path, budget_bytes: int
+) -> None:
+    store = ActivationStore(tmp_path / "spill", budget_bytes, CPU, torch.bfloat16)
+    tensor = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    store.put("a", tensor)
+    store.put("b", tensor.bfloat16())
+    assert torch.equal(store.get_stored("a"), tensor.bfloat16())
+    assert torch.equal(store.get("a"), tensor.bfloat16().float())
+    assert torch.equal(store.take("b"), tensor.bfloat16())
+
+
+def test_the_budget_counts_what_is_kept(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path / "spill", 100, CPU, torch.bfloat16)
+    store.put("a", torch.ones(50))  # 100 bytes at rest
+    assert store.num_spilled == 0
+    store.put("b", torch.ones(1))
+    assert store.num_spilled == 1
