@@ -82,8 +82,9 @@ def describe(results: Results, limit: Limit, rates: Rates, shape: ModelShape, ma
         f"{shape.hidden}, {shape.layers} layers, {shape.heads} heads, {shape.kv_heads} kv heads, "
         f"intermediate {shape.intermediate}, vocabulary {shape.vocab}. 4 bits, group 128, "
         f"symmetric; {shape.samples} × {shape.seq_len} tokens, the same ids for every tool, each "
-        f"in its own environment and at its defaults but for what its row says. Medians of {rounds} "
-        f"runs in turn (a, b, c, a, b, c, …) on {machine}. Wall is the whole process, from its start to the finished "
+        "in its own environment and at its defaults but for what its row says. Medians of "
+        f"{rounds} runs in turn (a, b, c, a, b, c, …) on {machine}. Wall is the whole process, "
+        "from its start to the finished "
         "checkpoint; KL is of the tiny trained model, quantised by each tool on the same ids, to "
         "its original on the held-out split, in nats per token."
     )
