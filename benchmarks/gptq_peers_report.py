@@ -131,9 +131,9 @@ def describe_limit(limit: Limit, rates: Rates, shape: ModelShape) -> str:
         f"The limit is what the arithmetic alone takes at this machine's matmul rates, measured in "
         f"the same run on the model's shapes: {limit.linear_s:.1f} s of linear layers' forward "
         f"passes over {shape.tokens:,} tokens ({linear} GFLOP/s), {limit.attention_s:.1f} s of "
-        f"attention, {limit.hessian_s:.1f} s of Hessians' upper halves ({hessian} GFLOP/s, bf16 "
-        f"products in float32 accumulation), {limit.solve_s:.1f} s of solving ({solve} GFLOP/s, "
-        f"float32)."
+        f"attention, {limit.hessian_s:.1f} s of Hessians' upper halves ({hessian} GFLOP/s, whole "
+        f"products, the faster of float32 and lowered to bf16), {limit.solve_s:.1f} s of "
+        f"solving ({solve} GFLOP/s, float32)."
     )
 
 

@@ -174,4 +174,7 @@ def _explain_absence(what: str, error: Exception) -> InputError:
     if is_partial:
         missing = missing.partition(". ")[0]
         return InputError(f"{what} is not whole in {where}: {missing}; {why}", remedy=way_out)
-    return InputError(f"{what} is not in {where}; {why}", remedy=way_out)
+    return InputError(
+        f"{what} is not in {where}; {why}",
+        remedy=f"{way_out}; a folder is written with a leading ./ or /",
+    )

@@ -157,9 +157,9 @@ class _Scope:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Returns `; did you mean X?` or a short list of what is known, or nothing."""
+    """Returns `; did you mean X?` or a list of what is known, or nothing."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f" (known: {', '.join(known[:12])})" if known else ""
+    return f" (known: {', '.join(known)})" if known else ""

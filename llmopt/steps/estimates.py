@@ -38,10 +38,11 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
     compute_bytes = 4 if is_widened(checkpoint.dtype) else item_bytes  # on a GPU less
+    stored_bytes = 4 if checkpoint.dtype == "float16" else item_bytes  # between stages
     blocks = {kind: _weigh_block(config, block) for kind, block in _kinds_of_blocks(config).items()}
     # The original's stream, its inputs to a stage and its weights come beside the quantised ones.
     streams = 2 if getattr(step, "asymmetric_strength", 0) else 1
-    activations = tokens * max(b.activations_per_token for b in blocks.values()) * compute_bytes
+    activations = tokens * max(b.activations_per_token for b in blocks.values()) * stored_bytes
     activations *= streams
     held = min(activations, int(step.activation_memory_gb * 1e9))
     ram_bytes = (
@@ -60,7 +61,7 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     outside = checkpoint.weight_bytes() - linears * item_bytes
     outside += sum(path.stat().st_size for path in list_sidecars(checkpoint.folder))
     spilled = activations - held
-    stream_bytes = streams * tokens * config.hidden_size * item_bytes
+    stream_bytes = streams * tokens * config.hidden_size * stored_bytes
     disk_bytes = 2 * packed + outside + 2 * stream_bytes + spilled
     passes = streams + (getattr(step, "budget", None) is not None)
     flops = (
@@ -107,7 +108,8 @@ def _weigh_block(config: ModelConfig, block: int) -> _BlockNeeds:
             share = experts.num_chosen / experts.num_experts
         flops += share * (2 * weights + width**2)
     hidden = config.hidden_size
-    values: float = 2 * hidden + max(config.intermediate_size, hidden)
+    # The residual stream, beside it what o_proj reads or, later, what down_proj reads.
+    values: float = hidden + max(config.intermediate_size, shapes["self_attn.o_proj"][1])
     if experts is not None:
         inner = experts.inner_size * experts.num_chosen / experts.num_experts
         values = max(3 * hidden + inner, 2 * hidden + shapes["self_attn.o_proj"][1])

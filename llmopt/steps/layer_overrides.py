@@ -88,7 +88,9 @@ def build_plan(
         if not any(pattern.fullmatch(name) for name in names):
             raise RecipeError(
                 f"overrides: {override.layers!r} matches no layer that is quantised",
-                remedy=f"layers are named {', '.join(_examples(names))}, ...",
+                remedy="set lm_head: true"
+                if pattern.fullmatch(OUTPUT_LAYER) and not config.tie_word_embeddings
+                else f"layers are named {', '.join(_examples(names))}, ...",
             )
     schemes: dict[str, QuantScheme | None] = dict.fromkeys(names, base)
     used = set()

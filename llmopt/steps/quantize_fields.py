@@ -74,6 +74,11 @@ class QuantizeFields(StepBase):
         """Returns the plans whose schemes may all come to be used, the smallest first."""
         return [self.plan(config)]
 
+    def explain_refusal(self, error: IncompatibleError, plan: QuantPlan) -> IncompatibleError:
+        """Returns a target's refusal of a plan, with a way out that this step's fields allow."""
+        del plan
+        return error
+
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised.
 
@@ -97,7 +102,10 @@ class QuantizeFields(StepBase):
         if target is not None:
             for number, plan in enumerate(self.candidate_plans(checkpoint.config)):
                 weights = describe_plan(checkpoint.config, plan, self.format)
-                check_servable(weights, target, is_whole=number == 0)
+                try:
+                    check_servable(weights, target, is_whole=number == 0)
+                except IncompatibleError as error:
+                    raise self.explain_refusal(error, plan) from None
         if "data" in inputs:
             checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])

@@ -109,6 +109,16 @@ class QuantizeGptq(QuantizeFields):
             for scheme in [replace(self.scheme, bits=bits)]
         ]
 
+    def explain_refusal(self, error: IncompatibleError, plan: QuantPlan) -> IncompatibleError:
+        """Names the choice of a budget that the target refuses."""
+        if self.budget is None:
+            return error
+        return IncompatibleError(
+            f"with {plan.base.bits} bits, one of budget.choices: {error.message}",
+            remedy=f"leave {plan.base.bits} out of budget.choices, or budget itself out; for a "
+            f"step without one: {error.remedy}",
+        )
+
     def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
         """Opens the model and refuses what can't be quantised, or not within the budget."""
         checkpoint = super().open_checkpoint(inputs)

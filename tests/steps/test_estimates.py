@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.quant.matrix_units import is_widened
@@ -74,3 +75,16 @@ def test_what_does_not_fit_the_model_has_no_estimate(
         {"uses": "quantize.gptq", "model": "m", "data": "d", "group_size": 32, **fields}
     )
     assert step.estimate({"model": ResolvedInput("m", "checkpoint", "", model)}) is None
+
+
+@pytest.mark.parametrize(("dtype", "stored_bytes"), [("bfloat16", 2), ("float16", 4)])
+def test_what_does_not_fit_in_memory_is_on_disk_as_it_is_stored(
+    tmp_path: Path, dtype: str, stored_bytes: int
+) -> None:
+    model = make_small_model(tmp_path, "llama", dtype=getattr(torch, dtype))
+    nothing_fits = estimate(model, activation_memory_gb=1e-9)
+    all_fits = estimate(model)
+    # Hidden state and MLP activations; nothing else is kept at the same time.
+    spilled = TOKENS * (64 + 96) * stored_bytes
+    assert nothing_fits.disk_bytes - all_fits.disk_bytes == pytest.approx(spilled, abs=1)
+    assert all_fits.ram_bytes - nothing_fits.ram_bytes == pytest.approx(spilled, abs=1)

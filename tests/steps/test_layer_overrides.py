@@ -98,8 +98,9 @@ def test_lm_head_can_not_be_rounded_where_it_is_the_embeddings(config: ModelConf
     plan = build_plan(untied, BASE, [override("lm_head", bits=8)], lm_head=True)
     assert plan.schemes["lm_head"] == QuantScheme(8, 128)
     assert plan.rounds_output_layer
-    with pytest.raises(RecipeError, match="'lm_head' matches no layer"):
+    with pytest.raises(RecipeError, match="'lm_head' matches no layer") as caught:
         build_plan(untied, BASE, [override("lm_head", bits=8)])
+    assert caught.value.remedy == "set lm_head: true"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from llmopt.artifacts.manifest import read_manifest
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.fused_layers import group_fused
+from llmopt.errors import IncompatibleError
+from llmopt.serving.target import Target
+from llmopt.steps.base import ResolvedInput
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.size_budget import SizeBudget
 from tests.checkpoint.numpy_dequantizer import read_folder
@@ -131,3 +134,27 @@ def test_a_budget_and_bits_exclude_each_other() -> None:
 def test_the_order_of_choices_is_no_part_of_the_identity() -> None:
     one, other = (SizeBudget(bits_per_weight=5, choices=order) for order in ((8, 3, 4), (3, 4, 8)))
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("target", "choices", "refused"),
+    [
+        ({"runtime": "vllm", "gpu": "rtx4090"}, [3, 4], 3),
+        ({"runtime": "vllm", "device": "cpu"}, [4, 8], 8),
+    ],
+)
+def test_a_choice_that_the_target_refuses_is_named(
+    random_model: Path, target: dict[str, Any], choices: list[int], refused: int
+) -> None:
+    step = QuantizeGptq.model_validate(
+        {
+            "uses": "quantize.gptq",
+            "model": "m",
+            "data": "d",
+            "budget": {"bits_per_weight": 5, "choices": choices},
+        }
+    )
+    inputs = {"model": ResolvedInput("m", "checkpoint", "", random_model)}
+    with pytest.raises(IncompatibleError, match=f"with {refused} bits, one of budget") as caught:
+        step.preflight(inputs, Target.model_validate(target))
+    assert f"leave {refused} out of budget.choices" in str(caught.value.remedy)
