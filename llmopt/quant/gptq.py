@@ -93,8 +93,10 @@ def solve_gptq(W_RI: Tensor, H_II: Tensor, options: GptqOptions) -> Solution:
         options.damp_percent,
         options.max_damp_percent,
     )
+    # Before the columns are permuted: in their own order they need no second copy.
+    static = _fit_static_grids(W_IR, options) if options.scheme.static_groups else None
     W_IR = W_IR if order.is_identity else W_IR.index_select(0, order.perm_I)
-    solution = _round_columns(W_IR, factor, order, options, signal_R)
+    solution = _round_columns(W_IR, factor, order, options, static, signal_R)
     return replace(solution, squared_error_R=solution.squared_error_R + dropped_R)
 
 
@@ -115,10 +117,16 @@ def _output_power(W_IR: Tensor, H_II: Tensor) -> Tensor:
 
 
 def _round_columns(
-    W_IR: Tensor, factor: Factor, order: ColumnOrder, options: GptqOptions, signal_R: Tensor
+    W_IR: Tensor,
+    factor: Factor,
+    order: ColumnOrder,
+    options: GptqOptions,
+    static: Grid | None,
+    signal_R: Tensor,
 ) -> Solution:
-    state = _Rounding.start(W_IR, factor, options.scheme.num_groups(len(W_IR)))
-    if options.scheme.static_groups:
+    """Rounds columns in order, on `static` grids by group or on grids fitted in turn."""
+    state = _Rounding.start(W_IR, factor, static or _make_grids(W_IR, options.scheme))
+    if static is not None:
         _round_on_static_grids(state, order, options)
     else:
         for start, stop, group in order.spans:
@@ -151,15 +159,14 @@ class _Rounding:
     loss_R: Tensor
 
     @classmethod
-    def start(cls, W_IR: Tensor, factor: Factor, num_groups: int) -> "_Rounding":
-        num_rows = W_IR.shape[1]
+    def start(cls, W_IR: Tensor, factor: Factor, grids_GR: Grid) -> "_Rounding":
         return cls(
             W_IR,
             factor,
             E_IR=torch.empty_like(W_IR),
             q_IR=torch.empty(W_IR.shape, dtype=torch.uint8, device=W_IR.device),
-            grids_GR=Grid(*(W_IR.new_empty(num_groups, num_rows) for _ in range(2))),
-            loss_R=W_IR.new_zeros(num_rows),
+            grids_GR=grids_GR,
+            loss_R=W_IR.new_zeros(W_IR.shape[1]),
         )
 
     def round_block(self, first: int, last: int, C_BR: Tensor, grids: ColumnGrids) -> None:
@@ -188,16 +195,28 @@ def _round_span(state: _Rounding, start: int, stop: int, group: int, options: Gp
         state.round_block(first, last, C_BR, grids)
 
 
-def _round_on_static_grids(state: _Rounding, order: ColumnOrder, options: GptqOptions) -> None:
-    """Fits every group's grid to the weights as they came, then rounds all columns.
+def _make_grids(W_IR: Tensor, scheme: QuantScheme) -> Grid:
+    """Makes room for the grids of all groups."""
+    shape = (scheme.num_groups(len(W_IR)), W_IR.shape[1])
+    return Grid(*(W_IR.new_empty(shape) for _ in range(2)))
+
+
+def _fit_static_grids(W_IR: Tensor, options: GptqOptions) -> Grid:
+    """Fits every group's grid to the weights as they came, in the columns' own order.
 
     As `static_groups` in the authors' code (IST-DASLab/gptq, gptq.py).
     """
     scheme = options.scheme
-    W_IR = order.restore(state.W_IR)
+    grids_GR = _make_grids(W_IR, scheme)
     for group, (first, last) in enumerate(scheme.group_bounds(len(W_IR))):
         grid = fit_grid(W_IR[first:last], scheme, options.scale_dtype, options.scale_search)
-        state.grids_GR.scale_R[group], state.grids_GR.zero_R[group] = grid.scale_R, grid.zero_R
+        grids_GR.scale_R[group], grids_GR.zero_R[group] = grid.scale_R, grid.zero_R
+    return grids_GR
+
+
+def _round_on_static_grids(state: _Rounding, order: ColumnOrder, options: GptqOptions) -> None:
+    """Rounds all columns, each to the grid of its own group."""
+    W_IR, scheme = state.W_IR, options.scheme
     groups_I = order.g_idx_I.long()[order.perm_I]
     for first in range(0, len(W_IR), BLOCK_COLUMNS):
         last = min(first + BLOCK_COLUMNS, len(W_IR))
