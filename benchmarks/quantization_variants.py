@@ -11,16 +11,20 @@ broken off goes on. `--write` puts the table into docs/benchmarks.md.
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from results_page import PAGE, format_table, write_between_markers
 
 from llmopt.artifacts.manifest import read_manifest
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 
 REPOSITORY = Path(__file__).parent.parent
 GPTQ: dict[str, Any] = {"uses": "quantize.gptq", "model": "base", "data": "calibration"}
@@ -96,17 +100,26 @@ def write_recipe(path: Path, model: Path, seed: int) -> dict[str, str]:
 
 def measure(model: Path, seed: int, folder: Path) -> dict[str, tuple[float, float]]:
     """Runs one sampling; returns variant → (bits per weight, mean KL in nats per token)."""
+    folder = folder.resolve()
     path = folder / f"variants-{seed}.yaml"
     names = write_recipe(path, model, seed)
     command = [sys.executable, "-m", "llmopt", "run", str(path), "--store", str(folder / "store")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)  # out/ goes there
     output = folder / "out" / f"variants-{seed}"
     metrics = read_manifest(output / "compare").metrics
     found = {}
     for step, variant in names.items():
-        bits = read_manifest(output / step).metrics["bits_per_weight"]
-        found[variant] = (float(bits), float(metrics[step]["kl_mean"]))  # type: ignore[arg-type, call-overload, index]
+        bits = measure_bits(model, read_manifest(output / step).metrics)
+        found[variant] = (bits, float(metrics[step]["kl_mean"]))  # type: ignore[arg-type, call-overload, index]
     return found
+
+
+def measure_bits(model: Path, metrics: Mapping[str, Any]) -> float:
+    """Returns the bits per rounded weight, scales included, by what the files shrank by."""
+    linears = sum(math.prod(shape) for _, shape in linear_names(Checkpoint.open(model).config))
+    source_bits = 8 * torch.bfloat16.itemsize
+    saved_bytes = metrics["source_weights_bytes"] - metrics["weights_bytes"]
+    return source_bits - 8 * float(saved_bytes) / linears
 
 
 def tabulate(samplings: list[dict[str, tuple[float, float]]]) -> str:
