@@ -130,6 +130,7 @@ def tabulate(samplings: list[dict[str, tuple[float, float]]]) -> str:
         values = [found[variant][1] for found in samplings]
         mean = statistics.mean(values)
         each = f"{min(values):.6f} to {max(values):.6f}" if len(set(values)) > 1 else "the same"
+        each = "one" if len(values) == 1 else each
         bits = f"{samplings[0][variant][0]:.2f}"
         rows.append([variant, bits, f"{mean:.6f}", each, f"{baseline / mean:.2f}"])
     header = ["variant", "bits per weight", "KL", "samplings", f"KL of {BASELINE} / this"]

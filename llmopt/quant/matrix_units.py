@@ -22,3 +22,12 @@ def has_matrix_units() -> bool:
 def is_widened(dtype: str) -> bool:
     """Tells whether a checkpoint of this dtype is computed in float32 on this CPU."""
     return dtype == "float16" or (dtype == "bfloat16" and not has_matrix_units())
+
+
+def kept_dtype(checkpoint_dtype: str, compute_dtype: str) -> str:
+    """Returns what activations are kept in between stages, by torch's names.
+
+    bf16 where that is the model's, however it is computed: the served model would pass that on.
+    Otherwise what is computed in: float16 would overflow where float32 does not.
+    """
+    return checkpoint_dtype if checkpoint_dtype == "bfloat16" else compute_dtype

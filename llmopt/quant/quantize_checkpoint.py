@@ -45,7 +45,7 @@ from llmopt.quant.expert_pass import ExpertPass
 from llmopt.quant.expert_policy import ExpertPolicy, note_starved
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.journal import Journal
-from llmopt.quant.matrix_units import is_widened
+from llmopt.quant.matrix_units import is_widened, kept_dtype
 from llmopt.quant.solution import split_solution
 
 BATCH_TOKENS = 4096
@@ -302,8 +302,10 @@ def _load_batches(
     spill = job.scratch / "activations"
     shutil.rmtree(spill, ignore_errors=True)  # what a killed run spilled is worth nothing
     budget_bytes = job.activation_budget_bytes // len(job.devices)
+    computed = str(model.compute_dtype).removeprefix("torch.")
+    stored_dtype: torch.dtype = getattr(torch, kept_dtype(job.checkpoint.dtype, computed))
     stores = [
-        ActivationStore(spill / str(number), budget_bytes, device, _choose_stored_dtype(job))
+        ActivationStore(spill / str(number), budget_bytes, device, stored_dtype)
         for number, device in enumerate(job.devices)
     ]
     lengths = torch.split(torch.from_numpy(windows.lengths_N), size)
@@ -343,14 +345,6 @@ def choose_compute_dtype(checkpoint: Checkpoint, device: torch.device) -> torch.
         return torch.float32
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     return dtype
-
-
-def _choose_stored_dtype(job: QuantizeJob) -> torch.dtype | None:
-    """Returns bf16 where it is computed wider: what lies between stages is what bf16 would give.
-
-    float16 would overflow where float32 does not.
-    """
-    return torch.bfloat16 if job.checkpoint.dtype == "bfloat16" else None
 
 
 def _pack_layers(job: QuantizeJob, result: BlockResult) -> dict[str, Tensor]:

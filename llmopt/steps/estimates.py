@@ -9,7 +9,7 @@ from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.errors import IncompatibleError, InputError, RecipeError
-from llmopt.quant.matrix_units import is_widened
+from llmopt.quant.matrix_units import is_widened, kept_dtype
 from llmopt.steps.base import Estimate, StepInputs
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
     spec = inputs["data"].dataset if "data" in inputs else None
     tokens = 0 if spec is None else spec.num_windows * spec.window_tokens
     item_bytes = ITEM_BYTES[checkpoint.dtype]
-    compute_bytes = 4 if is_widened(checkpoint.dtype) else item_bytes  # on a GPU less
-    stored_bytes = 4 if checkpoint.dtype == "float16" else item_bytes  # between stages
+    compute_dtype = "float32" if is_widened(checkpoint.dtype) else checkpoint.dtype  # a CPU's
+    compute_bytes = ITEM_BYTES[compute_dtype]
+    stored_bytes = ITEM_BYTES[kept_dtype(checkpoint.dtype, compute_dtype)]  # between stages
     blocks = {kind: _weigh_block(config, block) for kind, block in _kinds_of_blocks(config).items()}
     # The original's stream, its inputs to a stage and its weights come beside the quantised ones.
     streams = 2 if getattr(step, "asymmetric_strength", 0) else 1

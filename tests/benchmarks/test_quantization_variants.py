@@ -32,3 +32,4 @@ def test_the_table_sets_every_variant_beside_rounding(variants: ModuleType) -> N
     assert "| rtn, 4 bits | 4.25 | 0.004000 | 0.002000 to 0.006000 | 1.00 |" in rows
     assert "| GPTQ, 3 bits | 4.25 | 0.003000 | 0.002000 to 0.004000 | 1.33 |" in rows
     assert "| FP8 | 4.25 | 0.002000 | the same | 2.00 |" in rows
+    assert "| FP8 | 4.25 | 0.002000 | one | 1.00 |" in variants.tabulate([one]).splitlines()
