@@ -1,7 +1,7 @@
 """Holds GPTQ on a GPU against the limits of its arithmetic and of the disk, part by part.
 
     python benchmarks/gptq_gpu.py [--device cuda|cuda:0,cuda:1|cpu] [--blocks 32] [--samples 128]
-        [--seq-len 2048] [--activation-memory-gb 8] [--folder DIR] [--plain-solve] [--tiny]
+        [--seq-len 2048] [--activation-memory-gb 5] [--folder DIR] [--plain-solve] [--tiny]
         [--write]
 
 Makes random bf16 weights in the shapes of Llama-3.1-8B and random token ids, and quantises them in
@@ -103,21 +103,32 @@ def solve(W_RI: Tensor, H_II: Tensor | None, scheme: QuantScheme) -> Solution:
 
 
 def quantize(setting: Setting, model: Path, scratch: Path) -> Journal:
-    """Quantises as the step does, in this process."""
-    checkpoint = Checkpoint.open(model)
+    """Quantises a model on random ids as the step does, in this process."""
+    checkpoint, memory_gb = Checkpoint.open(model), setting.activation_memory_gb
+    return quantize_windows(checkpoint, draw_windows(setting), scratch, setting.devices, memory_gb)
+
+
+def quantize_windows(
+    checkpoint: Checkpoint,
+    windows: CalibrationWindows,
+    scratch: Path,
+    devices: list[torch.device],
+    activation_memory_gb: float,
+) -> Journal:
+    """Quantises a bf16 checkpoint as the step does, in this process."""
     assert torch_dtype(checkpoint) == torch.bfloat16
-    device, *others = setting.devices
+    device, *others = devices
     return quantize_blocks(
         QuantizeJob(
             checkpoint=checkpoint,
             plan=STEP.plan(checkpoint.config),
             solve=solve,
             format=STEP.format,
-            windows=draw_windows(setting),
+            windows=windows,
             scratch=scratch,
             device=device,
             processor=describe_device(device)["name"],
-            activation_budget_bytes=int(setting.activation_memory_gb * BYTES_PER_GB),
+            activation_budget_bytes=int(activation_memory_gb * BYTES_PER_GB),
             progress=SilentProgress(),
             more_devices=tuple(others),
             reads_ahead=device.type == "cuda",

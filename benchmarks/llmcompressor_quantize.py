@@ -77,9 +77,13 @@ def main() -> None:
     calibration = load_calibration(args.ids)
     with contextlib.redirect_stdout(sys.stderr):
         quantize(args, calibration)
+        import torch  # noqa: PLC0415
         from llmcompressor import __version__  # noqa: PLC0415
+    gpu_bytes = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
     shape = {"samples": len(calibration), "seq_len": len(calibration[0]["input_ids"])}
-    print(json.dumps({"tool": f"llmcompressor {__version__}", **shape}))
+    print(
+        json.dumps({"tool": f"llmcompressor {__version__}", **shape, "gpu_peak_bytes": gpu_bytes})
+    )
 
 
 if __name__ == "__main__":

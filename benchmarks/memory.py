@@ -158,6 +158,7 @@ def measure_method(model: Path, method: str, limit_bytes: int) -> Iterator[list[
     for limit in (None, limit_bytes):
         seen = quantize(model, arguments, limit)
         growth = "" if len(seen.block_peaks) < 2 + FIRST_WATCHED_BLOCK else seen.growth_bytes()
+        print(f"{method}, limit {limit}: {seen}", file=sys.stderr, flush=True)
         yield [
             method,
             "none" if limit is None else f"{limit / 1e9:.1f} GB",

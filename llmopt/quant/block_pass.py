@@ -18,6 +18,7 @@ from llmopt.checkpoint.decoder_block import DecoderBlock
 from llmopt.checkpoint.model_config import DECODER_STAGES, Stage
 from llmopt.checkpoint.packed_weight import PackedWeight
 from llmopt.errors import NumericalError
+from llmopt.quant.free_memory import release_freed_memory
 from llmopt.quant.hessian import Hessian
 from llmopt.quant.solution import Solution, split_solution
 
@@ -155,6 +156,7 @@ class BlockPass:
     ) -> BlockResult:
         weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
         rounding = self._rounding
+        release_freed_memory()  # the peak is in here, and what batches left behind adds to it
         try:
             return rounding.solve_stage(weights, finish_hessian, rounding.schemes, solve)
         except NumericalError as error:

@@ -3,6 +3,7 @@
 Shapes: B = columns of the block, R = rows (out_features of all stacked layers).
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class ColumnGrids:
 BlockRounder = Callable[[Tensor, Tensor, Tensor, Tensor, ColumnGrids], Tensor]
 
 
+@functools.cache  # asked for every block, and a look into a package's metadata takes 1 ms
 def name_rounder(device: torch.device) -> str:
     """Names what rounds blocks on a device, as far as it decides the last bits."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:

@@ -13,6 +13,8 @@ journal whose files are not what it says is thrown away (`Journal.damage`).
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,6 +48,15 @@ class _State(BaseModel):
     files: dict[str, _FileState]
 
 
+@dataclass(frozen=True)
+class _Added:
+    """A block that counts from the next commit on, perhaps still being written."""
+
+    name: str
+    file: Future[_FileState]
+    errors: list[LayerError]
+
+
 class Journal:
     """The progress of one quantisation inside its scratch folder.
 
@@ -67,7 +78,8 @@ class Journal:
         self._state = _State(
             num_done=0, machine=dict(machine), num_threads=num_threads, errors=[], files={}
         )
-        self._added: list[tuple[dict[str, _FileState], list[LayerError]]] = []
+        self._added: list[_Added] = []
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self.damage = self._load()
         if self.damage is not None:
             clear_folder(folder)
@@ -89,7 +101,7 @@ class Journal:
 
     def record(
         self,
-        tensors: dict[str, Tensor],
+        tensors: Mapping[str, Tensor],
         errors: Iterable[LayerError],
         hidden: Mapping[str, Tensor] | None,
     ) -> None:
@@ -97,22 +109,28 @@ class Journal:
         self.add(tensors, errors)
         self.commit(hidden)
 
-    def add(self, tensors: dict[str, Tensor], errors: Iterable[LayerError]) -> None:
-        """Writes one more block, which counts from the next commit on."""
-        files: dict[str, _FileState] = {}
-        self._write(_block_name(self.num_done + len(self._added)), tensors, files)
-        self._added.append((files, list(errors)))
+    def add(self, tensors: Mapping[str, Tensor], errors: Iterable[LayerError]) -> None:
+        """Writes one more block, which counts from the next commit on.
+
+        It is written in the background, so that a GPU need not wait for the disk; one block at a
+        time, so that two at most are in memory.
+        """
+        if self._added:
+            self._added[-1].file.result()
+        name = _block_name(self.num_done + len(self._added))
+        here = {key: tensor.cpu() for key, tensor in tensors.items()}
+        self._added.append(_Added(name, self._writer.submit(self._write, name, here), list(errors)))
 
     def commit(self, hidden: Mapping[str, Tensor] | None) -> None:
         """Lets the added blocks count, with the data after the last of them."""
         state = self._state
         num_done = state.num_done + len(self._added)
         files, errors = dict(state.files), list(state.errors)
-        for block_files, block_errors in self._added:
-            files |= block_files
-            errors += block_errors
+        for block in self._added:
+            files[block.name] = block.file.result()
+            errors += block.errors
         if hidden is not None:
-            self._write(_hidden_name(num_done), hidden, files)
+            files[_hidden_name(num_done)] = self._write(_hidden_name(num_done), hidden)
         files.pop(_hidden_name(state.num_done), None)
         self._state = _State(
             num_done=num_done,
@@ -124,6 +142,10 @@ class Journal:
         self._added = []
         write_text_atomically(self._path, json.dumps(self._state.model_dump()))
         (self._folder / _hidden_name(state.num_done)).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Waits for what is being written; nothing can be added any more."""
+        self._writer.shutdown(wait=True)
 
     def read_hidden(self) -> Iterator[tuple[str, Tensor]]:
         """Yields the residual streams that the next block takes, by the names they came with."""
@@ -138,13 +160,11 @@ class Journal:
             entries |= read_header(self._folder / _block_name(block))
         return entries
 
-    def _write(
-        self, name: str, tensors: Mapping[str, Tensor], files: dict[str, _FileState]
-    ) -> None:
+    def _write(self, name: str, tensors: Mapping[str, Tensor]) -> _FileState:
         path = self._folder / name
         write_tensors(path, tensors)
         flush_file(path)
-        files[name] = _FileState(size=path.stat().st_size, crc32=checksum_file(path))
+        return _FileState(size=path.stat().st_size, crc32=checksum_file(path))
 
     def _load(self) -> str | None:
         """Takes up an earlier run's state; returns what is wrong with it."""

@@ -153,7 +153,7 @@ def walk_blocks(job: QuantizeJob, title: str) -> Journal:
     job.progress.start(title, num_parts, journal.num_done)
     num_walked, committed_s = journal.num_done, time.monotonic()
     run = _run_without_data if job.windows is None else _run_with_data
-    with torch.inference_mode(), closing(run(job, journal)) as parts:
+    with torch.inference_mode(), closing(journal), closing(run(job, journal)) as parts:
         for result, hidden in parts:
             journal.add(_pack_layers(job, result), result.errors)
             num_walked += 1

@@ -50,7 +50,7 @@ class QuantizeFields(StepBase):
         False, description="Quantise the output projection too, where it is not the embeddings."
     )
     activation_memory_gb: Annotated[float, NotIdentity()] = Field(
-        8.0,
+        5.0,
         gt=0,
         description="Calibration activations kept in memory (on a GPU: its own); the rest goes to "
         "disk, or is computed a second time where a GPU does that faster.",

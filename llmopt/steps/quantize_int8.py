@@ -49,7 +49,7 @@ class QuantizeInt8(W8A8Fields):
         "calibration tokens; by default they are calibrated on all tokens of the block.",
     )
     activation_memory_gb: Annotated[float, NotIdentity()] = Field(
-        8.0,
+        5.0,
         gt=0,
         description="With data: calibration activations kept in memory; the rest goes to disk.",
     )

@@ -15,18 +15,20 @@ CASES = tuple(
 )
 
 
-def compare(dtype: torch.dtype, columns: int, rows: int, *, one_group: bool) -> None:
+def compare(
+    dtype: torch.dtype, columns: int, rows: int, *, one_group: bool, device: str = "cpu"
+) -> None:
     """Asserts that both give the same steps, errors and fed-back weights."""
     generator = torch.Generator().manual_seed(columns * rows)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     W = normal(columns, rows)
     C = W + 0.1 * normal(columns, rows)
     U = (0.2 * normal(columns + 3, columns + 5)).tril(-1)[:columns, :columns]  # a strided view
     scales = Grid(normal(3, rows).abs() * 0.1 + 0.1, normal(3, rows).sign() * 2 + 8)
-    grids = ColumnGrids.of_columns(scales, torch.arange(columns) % 3, 15)
+    grids = ColumnGrids.of_columns(scales, torch.arange(columns, device=device) % 3, 15)
     if one_group:
         grids = ColumnGrids.of_group(Grid(scales.scale_R[0], scales.zero_R[0]), columns, 15)
     results = []

@@ -87,13 +87,17 @@ def quantize(
     progress: Progress | None = None,
     experts: ExpertPolicy | None = None,
     asymmetric: AsymmetricOptions | None = None,
+    device: str = "cpu",
     num_devices: int = 1,
     budget: Budget | None = None,
     reads_ahead: bool = False,
     recomputes: bool = False,
     commit_interval_s: float = 0.0,
 ) -> Quantized:
-    """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch."""
+    """Quantises `model` into `folder`/checkpoint, its scratch in `folder`/scratch.
+
+    Devices after the first are the CPU.
+    """
     checkpoint = Checkpoint.open(model)
     dtype: torch.dtype = getattr(torch, checkpoint.dtype)
     solver = RecordingSolver(options or make_options(order="act_group_aware", scale_dtype=dtype))
@@ -105,7 +109,7 @@ def quantize(
         format=quant_format,
         windows=windows or make_windows(),
         scratch=folder / "scratch",
-        device=torch.device("cpu"),
+        device=torch.device(device),
         processor="here",
         activation_budget_bytes=budget_bytes,
         progress=progress or SilentProgress(),

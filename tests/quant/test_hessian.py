@@ -25,11 +25,11 @@ def compute_directly(rows: list[Tensor]) -> Tensor:
     return X.T @ X / len(X)
 
 
-def assert_close(H: Tensor, expected: Tensor) -> None:
+def assert_close(H: Tensor, expected: Tensor, tolerance: float = 5e-6) -> None:
     """Compares each entry on the scale of its two columns."""
     roots = expected.diagonal().sqrt()
     error = (H.double() - expected).abs() / (roots[:, None] * roots)
-    assert float(error.max()) < 5e-6
+    assert float(error.max()) < tolerance
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -118,4 +118,7 @@ def test_a_gpu_multiplies_exactly(dtype: torch.dtype) -> None:
     batches = [make_activations(4, 500, 600, dtype=dtype, seed=seed) for seed in range(3)]
     for batch in batches:
         hessian.add(batch.cuda())
-    assert_close(hessian.finish().cpu(), compute_directly([b.flatten(0, 1) for b in batches]))
+    expected = compute_directly([b.flatten(0, 1) for b in batches])
+    # Products are exact there, but sums on an H200's matrix units are cut, not rounded: 1.1e-5.
+    tolerance = 5e-6 if dtype == torch.float32 else 5e-5
+    assert_close(hessian.finish().cpu(), expected, tolerance)
