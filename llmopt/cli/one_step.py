@@ -29,7 +29,7 @@ class HandRun:
         output: The folder to write to; None keeps the result in the store.
         device: Where to compute.
         threads: CPU threads, None for torch's choice.
-        quiet: Whether only results and errors are printed.
+        quiet: Whether only errors and notes are printed.
     """
 
     store: Store

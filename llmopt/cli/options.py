@@ -29,7 +29,7 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's choice).")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say only results and errors.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say errors and notes only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 VariantOption = Annotated[

@@ -156,7 +156,7 @@ class BlockPass:
     ) -> BlockResult:
         weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
         rounding = self._rounding
-        release_freed_memory()  # the peak is in here, and what batches left behind adds to it
+        release_freed_memory()  # of the batches before: a solve is where memory peaks
         try:
             return rounding.solve_stage(weights, finish_hessian, rounding.schemes, solve)
         except NumericalError as error:
@@ -175,6 +175,7 @@ class BlockPass:
         self._result.errors += result.errors
         for layer_error in result.errors:
             self._on_layer(layer_error)
+        release_freed_memory()  # of the solve
 
 
 def solve_layers(

@@ -20,8 +20,8 @@ def release_freed_memory() -> None:
     """Returns the pages of freed CPU memory to the system; does nothing without glibc.
 
     glibc keeps freed pieces in between others: of the many sizes that a block's activations and
-    a solve take, that was 200 MB at the peak of benchmarks/memory.py's model. A trim takes
-    milliseconds.
+    a solve take, that was 300 MB at the peak of benchmarks/memory.py's model, and grew with every
+    block. A trim takes milliseconds.
     """
     trim = _find_trim()
     if trim is not None:
