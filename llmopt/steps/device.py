@@ -65,7 +65,7 @@ def _require_device(device: torch.device) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise CapabilityError(
-            f"device {device} is asked for, but there are {torch.cuda.device_count()} GPUs"
+            f"device {device} is asked for, but torch sees {torch.cuda.device_count()} GPU(s)"
         )
     return device
 

@@ -66,7 +66,7 @@ def test_a_missing_gpu_is_a_missing_capability(device: str) -> None:
 def test_a_gpu_that_is_one_too_many_is_a_missing_capability() -> None:
     count = torch.cuda.device_count()
     assert select_device(context(f"cuda:{count - 1}")).index == count - 1
-    with pytest.raises(CapabilityError, match=f"device cuda:{count} is asked for, but there are"):
+    with pytest.raises(CapabilityError, match=f"device cuda:{count} is asked for, but torch sees"):
         select_device(context(f"cuda:{count}"))
 
 
