@@ -94,7 +94,10 @@ class BlockPass:
 
     def _pass_mlp(self, data: "CalibrationBatches") -> None:
         self._quantize(GATE_UP, self._gather_mlp_input(data))
-        self._quantize(DOWN, self._gather_inner(data))
+        release_freed_memory()  # of that solve: a block's memory peaks in what follows
+        hessian = self._gather_inner(data)
+        release_freed_memory()
+        self._quantize(DOWN, hessian)
         for batch in data:
             block = self._block_of(batch)
             if data.holds(batch.index, INNER):
@@ -156,7 +159,6 @@ class BlockPass:
     ) -> BlockResult:
         weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
         rounding = self._rounding
-        release_freed_memory()  # of the batches before: a solve is where memory peaks
         try:
             return rounding.solve_stage(weights, finish_hessian, rounding.schemes, solve)
         except NumericalError as error:
@@ -175,7 +177,6 @@ class BlockPass:
         self._result.errors += result.errors
         for layer_error in result.errors:
             self._on_layer(layer_error)
-        release_freed_memory()  # of the solve
 
 
 def solve_layers(
