@@ -32,6 +32,7 @@ StageSolver = Callable[
 QKV, ATTENTION_OUTPUT, GATE_UP, DOWN = DECODER_STAGES
 HIDDEN = "hidden"  # the residual stream, as it is called where it is kept
 INNER = "inner"  # what the down projection reads
+LARGE_STAGE_BYTES = 16_000_000  # below, giving memory back costs more time than it is worth
 
 
 @dataclass
@@ -94,10 +95,7 @@ class BlockPass:
 
     def _pass_mlp(self, data: "CalibrationBatches") -> None:
         self._quantize(GATE_UP, self._gather_mlp_input(data))
-        release_freed_memory()  # of that solve: a block's memory peaks in what follows
-        hessian = self._gather_inner(data)
-        release_freed_memory()
-        self._quantize(DOWN, hessian)
+        self._quantize(DOWN, self._gather_inner(data))
         for batch in data:
             block = self._block_of(batch)
             if data.holds(batch.index, INNER):
@@ -159,6 +157,7 @@ class BlockPass:
     ) -> BlockResult:
         weights = {self._prefix + layer: self._block.weight(layer) for layer in stage.layers}
         rounding = self._rounding
+        self._release_freed_memory(stage)  # of the batches before: a solve is where memory peaks
         try:
             return rounding.solve_stage(weights, finish_hessian, rounding.schemes, solve)
         except NumericalError as error:
@@ -177,6 +176,13 @@ class BlockPass:
         self._result.errors += result.errors
         for layer_error in result.errors:
             self._on_layer(layer_error)
+        self._release_freed_memory(stage)  # of the solve
+
+    def _release_freed_memory(self, stage: Stage) -> None:
+        """Gives memory back where a solve takes much of it."""
+        sizes = (self._block.weight(layer).nbytes for layer in stage.layers)
+        if sum(sizes) >= LARGE_STAGE_BYTES:
+            release_freed_memory()
 
 
 def solve_layers(

@@ -28,7 +28,6 @@ from llmopt.quant.block_pass import (
     Rounding,
 )
 from llmopt.quant.expert_policy import ExpertPolicy
-from llmopt.quant.free_memory import release_freed_memory
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ class ExpertPass(BlockPass):
     def _pass_mlp(self, data: CalibrationBatches) -> None:
         self._route(data)
         self._check_starved()
-        release_freed_memory()  # of the attention's solves
         for expert in range(self._experts.config.num_experts):
             self._pass_expert(expert, data)
         for batch in data:

@@ -21,8 +21,8 @@ def release_freed_memory() -> None:
 
     glibc keeps freed pieces in between others: of the many sizes that a block's activations and
     a solve take, that was 300 MB at the peak of benchmarks/memory.py's model, and grew with every
-    block. A trim takes milliseconds, but what is used again must be made resident again: twice in a
-    block is enough, eight times cost a tenth of the time on a model of 88 million parameters.
+    block. A trim takes milliseconds, but what is used again must be made resident again: on a model
+    of 88 million parameters, eight trims a block took a tenth of the time.
     """
     trim = _find_trim()
     if trim is not None:
