@@ -178,7 +178,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         InputError: No such folder or file, no valid JSON, an architecture that is not
             supported, or a field that is missing or impossible.
     """
-    raw = _read_json(folder)
+    raw = read_raw_config(folder)
     model_type = raw.get("model_type")
     if model_type not in SUPPORTED_MODEL_TYPES:
         named = raw.get("architectures")
@@ -216,7 +216,12 @@ def _default_head_dim(raw: Mapping[str, Any], hidden: int, heads: int) -> int:
     return 128 if raw.get("model_type") == "qwen3" else max(hidden // heads, 1)
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
+def read_raw_config(folder: Path) -> dict[str, Any]:
+    """Reads a model's config.json as it stands.
+
+    Raises:
+        InputError: No such folder or file, or no JSON object.
+    """
     path = folder / "config.json"
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist")

@@ -18,7 +18,11 @@ COMMANDS = {
     ),
     "schema": ("llmopt.cli.run:schema", "Print the JSON Schema of recipes, for editors."),
     "init": ("llmopt.cli.inspect:init", "Write a first recipe for a model: quantise, then gate."),
-    "quantize": ("llmopt.cli.quantize:quantize_app", "Quantise one model by hand."),
+    "quantize": ("llmopt.cli.model_commands:quantize_app", "Quantise one model by hand."),
+    "export-onnx": (
+        "llmopt.cli.model_commands:export_onnx",
+        "Export one model to ONNX by hand, held against PyTorch.",
+    ),
     "eval": (
         "llmopt.cli.evaluate:evaluate",
         "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",

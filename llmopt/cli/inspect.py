@@ -8,6 +8,7 @@ import typer
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import MANIFEST_NAME
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME
 from llmopt.cli import options as opt
 from llmopt.cli.console import print_data, print_json, print_line
 from llmopt.errors import InputError, RecipeError
@@ -29,7 +30,13 @@ def verify(
         artifact = Artifact.open(folder)
         faults += artifact.find_faults()
         checked.append(f"{len(artifact.manifest.files)} files against the manifest")
-    if (folder / "config.json").exists() or not checked:
+    if (folder / DESCRIPTION_NAME).exists():
+        from llmopt.export.verification import verify_onnx  # noqa: PLC0415 - onnxruntime
+
+        exported = verify_onnx(folder)
+        faults += exported.faults
+        checked.append(f"ONNX model ({exported.description})")
+    elif (folder / "config.json").exists() or not checked:
         from llmopt.checkpoint.verification import verify_checkpoint  # noqa: PLC0415 - torch
         from llmopt.data.tokenization import DocumentTokenizer  # noqa: PLC0415
 

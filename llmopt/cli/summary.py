@@ -44,6 +44,8 @@ def describe_artifact(artifact: Artifact) -> Iterator[str]:
     metrics = artifact.manifest.metrics
     if artifact.manifest.kind == "quantized_checkpoint":
         yield from _describe_checkpoint(metrics)
+    elif artifact.manifest.kind == "onnx_model":
+        yield from _describe_onnx(metrics)
     else:
         yield from _describe_evaluation(metrics)
 
@@ -53,6 +55,15 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"{format_bytes(size)} of weights, {source / size:.2f} x less than {format_bytes(source)}"
     if metrics.get("lowest_snr_db") is not None:
         yield f"lowest SNR {metrics['lowest_snr_db']:.1f} dB in {metrics['lowest_snr_layer']}"
+
+
+def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
+    size = metrics["weights_bytes"] + metrics["graph_bytes"]
+    yield f"{format_bytes(size)}, {metrics['integer_layers']} layers as integers"
+    yield (
+        f"within {metrics['relative_error']:.2g} of PyTorch's largest logit, same top token at "
+        f"{100 * metrics['top1_agreement']:.1f} % of {metrics['compared_positions']} positions"
+    )
 
 
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.serving.target import Target
 
 Mark = TypeVar("Mark")
-InputKind = Literal["checkpoint", "quantized_checkpoint", "dataset", "evaluation"]
+InputKind = Literal[
+    "checkpoint", "quantized_checkpoint", "dataset", "evaluation", "onnx_model"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

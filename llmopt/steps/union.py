@@ -5,11 +5,13 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from llmopt.steps.base import StepBase
+from llmopt.steps.bench_onnx import BenchOnnx
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
 from llmopt.steps.eval_lm_eval import EvalLmEval
 from llmopt.steps.eval_perplexity import EvalPerplexity
 from llmopt.steps.eval_techpack import EvalTechpack
+from llmopt.steps.export_onnx import ExportOnnx
 from llmopt.steps.quantize_fp8 import QuantizeFp8
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_int8 import QuantizeInt8
@@ -26,7 +28,9 @@ Step = Annotated[
     | EvalCompare
     | EvalGate
     | EvalTechpack
-    | EvalLmEval,
+    | EvalLmEval
+    | ExportOnnx
+    | BenchOnnx,
     Field(discriminator="uses"),
 ]
 

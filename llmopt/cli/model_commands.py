@@ -1,4 +1,4 @@
-"""`quantize METHOD`: one quantisation by hand, options generated from the step's model."""
+"""Commands of one step on one model, `quantize METHOD` and `export-onnx`, made from the step's model."""
 
 import inspect
 import os
@@ -32,15 +32,15 @@ from llmopt.steps.union import step_types
 
 DEFAULT_DATA = "apparel-ja"
 DATA_FIELDS_LEFT_OUT = {"set", "path", "hf", "revision"}
-STEP_NAME = "quantize"
 
 
-def make_quantize_command(method: str) -> Callable[..., None]:
-    """Makes the command of one `quantize.METHOD` step."""
-    step = step_types()[f"quantize.{method}"]
+def make_model_command(type_name: str) -> Callable[..., None]:
+    """Makes the command of a step that reads one model and perhaps data, such as `export.onnx`."""
+    step = step_types()[type_name]
     step_fields = set(step.model_fields)
+    step_name = type_name.partition(".")[0]
 
-    def quantize(
+    def run_step(
         model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or org/model@rev.")],
         *,
         output: Annotated[
@@ -64,8 +64,8 @@ def make_quantize_command(method: str) -> Callable[..., None]:
                 f"--{next(iter(data_fields)).replace('_', '-')} is given, but no data set",
                 remedy="name one with --data",
             )
-        recipe = _write_recipe(method, model, data, settings, data_fields)
-        loaded = build_recipe(STEP_NAME, recipe)
+        recipe = _write_recipe(type_name, model, data, settings, data_fields)
+        loaded = build_recipe(step_name, recipe)
         if show_recipe:
             print_data(print_recipe(loaded))
             return
@@ -77,10 +77,10 @@ def make_quantize_command(method: str) -> Callable[..., None]:
             print_data("; ".join(describe_artifact(artifact)))
             print_data(os.path.relpath(artifact.path))
 
-    quantize.__doc__ = step.__doc__
+    run_step.__doc__ = step.__doc__
     left_out = {*ORDERING_FIELDS, *step.input_fields()}
     parameters = [*option_parameters(step, left_out), *_data_parameters(step)]
-    return with_parameters(quantize, parameters)
+    return with_parameters(run_step, parameters)
 
 
 def _data_parameters(step: type[StepBase]) -> Iterator[inspect.Parameter]:
@@ -100,27 +100,27 @@ def _data_parameters(step: type[StepBase]) -> Iterator[inspect.Parameter]:
 
 
 def _write_recipe(
-    method: str,
+    type_name: str,
     model: str,
     data: str | None,
     settings: dict[str, Any],
     data_fields: dict[str, Any],
 ) -> dict[str, Any]:
-    step: dict[str, Any] = {"uses": f"quantize.{method}", "model": "base"}
+    step: dict[str, Any] = {"uses": type_name, "model": "base"}
     recipe: dict[str, Any] = {
         "version": 1,
-        "name": f"quantize-{method}",
+        "name": type_name.replace(".", "-"),
         "sources": {"base": describe_model(model)},
         "datasets": {},
     }
     if data is not None:
         recipe["datasets"]["calibration"] = describe_data(data, data_fields)
         step["data"] = "calibration"
-    return {**recipe, "steps": {STEP_NAME: {**step, **settings}}}
+    return {**recipe, "steps": {type_name.partition(".")[0]: {**step, **settings}}}
 
 
 quantize_app = typer.Typer()
 for _name in step_types():
     if _name.startswith("quantize."):
-        _method = _name.removeprefix("quantize.")
-        quantize_app.command(_method)(make_quantize_command(_method))
+        quantize_app.command(_name.removeprefix("quantize."))(make_model_command(_name))
+export_onnx = make_model_command("export.onnx")

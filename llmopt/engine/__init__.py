@@ -1,0 +1,1 @@
+"""TensorRT engines: profiles, checks before the build, the build in a process of its own."""

@@ -1,0 +1,1 @@
+"""ONNX export: checkpoints become ONNX models, proven against PyTorch."""

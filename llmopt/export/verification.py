@@ -1,0 +1,106 @@
+"""Whether an exported model's folder is what its description says, and runs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription, read_onnx_description
+from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.errors import InputError
+from llmopt.export.model_file import check_model_file
+from llmopt.export.session import OnnxDecoder, open_session, run_named
+
+ONNX_DTYPES = {
+    "float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16,
+    "bfloat16": onnx.TensorProto.BFLOAT16, "int64": onnx.TensorProto.INT64,
+    "int32": onnx.TensorProto.INT32,
+}  # fmt: skip
+PROBE_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """What was looked at, and what was wrong with it.
+
+    Attributes:
+        description: One line: model type, task, dtype, weights.
+        faults: One sentence each; empty where the model is sound.
+    """
+
+    description: str
+    faults: list[str]
+
+
+def verify_onnx(folder: Path) -> OnnxReport:
+    """Holds an exported model against the ONNX standard and its description, and runs it once.
+
+    Raises:
+        InputError: The folder holds no description that can be read.
+    """
+    description = read_onnx_description(folder)
+    kind = f"{description.model_type}, {description.task}, {description.dtype}"
+    return OnnxReport(
+        f"{kind}, weights {description.weights}, opset {description.opset}",
+        list(_find_faults(folder, description)),
+    )
+
+
+def _find_faults(folder: Path, description: OnnxDescription) -> Iterator[str]:
+    path = folder / MODEL_NAME
+    try:
+        check_model_file(path)
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except (InputError, OSError) as error:
+        yield str(error)
+        return
+    faults = [
+        *_compare("input", description.inputs, graph.input),
+        *_compare("output", description.outputs, graph.output),
+    ]
+    yield from faults
+    if faults or description.dtype == "bfloat16":  # which onnxruntime's CPU provider lacks
+        return
+    try:
+        values = _probe(folder, description)
+    except InputError as error:
+        yield error.message
+        return
+    if not np.isfinite(values).all():
+        yield f"{description.outputs[0].name} holds NaN or infinity"
+
+
+def _compare(
+    side: str, specs: Sequence[TensorSpec], values: Sequence[onnx.ValueInfoProto]
+) -> Iterator[str]:
+    found = {value.name: value.type.tensor_type for value in values}
+    for spec in specs:
+        tensor = found.pop(spec.name, None)
+        if tensor is None:
+            yield f"the graph has no {side} {spec.name}"
+            continue
+        sizes = tuple(dim.dim_value or -1 for dim in tensor.shape.dim)
+        if sizes != spec.shape or tensor.elem_type != ONNX_DTYPES[spec.dtype]:
+            yield (
+                f"{side} {spec.name} is {onnx.TensorProto.DataType.Name(tensor.elem_type)} "
+                f"{list(sizes)} in the graph, {spec.dtype} {list(spec.shape)} in onnx.json"
+            )
+    for name in found:
+        yield f"{side} {name} of the graph is not in onnx.json"
+
+
+def _probe(folder: Path, description: OnnxDescription) -> np.ndarray:
+    """Runs a few tokens; returns the first output."""
+    session = open_session(folder, description)
+    ids_BT = np.arange(PROBE_TOKENS, dtype=np.int64)[None] % description.vocab_size
+    mask_BT = np.ones_like(ids_BT)
+    if description.kv_cache:
+        decoder = OnnxDecoder(session, description)
+        decoder.start(1)
+        return decoder.forward(ids_BT, mask_BT)
+    feeds = {"input_ids": ids_BT, "attention_mask": mask_BT}
+    if any(spec.name == "token_type_ids" for spec in description.inputs):
+        feeds["token_type_ids"] = np.zeros_like(ids_BT)
+    return run_named(session, feeds, description.outputs[0].name)

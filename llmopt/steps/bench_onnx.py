@@ -1,0 +1,67 @@
+"""`bench.onnx`: how fast exported decoders are in onnxruntime on this machine."""
+
+import importlib.util
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, read_onnx_description
+from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.serving.target import Target
+from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+
+
+class BenchOnnx(StepBase):
+    """Measures tokens per second and memory of exported decoders, in turn."""
+
+    produces: ClassVar[ArtifactKind] = "evaluation"
+
+    uses: Literal["bench.onnx"]
+    candidates: Annotated[tuple[str, ...], InputRef(("onnx_model",))] = Field(
+        min_length=1, description="The exports to measure, all with a key-value cache."
+    )
+    batch: int = Field(1, ge=1, description="Rows that are decoded together.")
+    prompt_tokens: int = Field(128, ge=4, description="Tokens of each row's prompt.")
+    new_tokens: int = Field(32, ge=1, description="Tokens decoded after it.")
+    rounds: int = Field(3, ge=1, description="Times that each export is measured; medians count.")
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Refuses exports that can't decode, or not so far."""
+        del target
+        for given in inputs.values():
+            if not (given.path / DESCRIPTION_NAME).exists():
+                continue  # made by an earlier step
+            description = read_onnx_description(given.path)
+            if not description.kv_cache:
+                raise IncompatibleError(
+                    f"{given.name} was exported without a key-value cache, so it decodes nothing",
+                    remedy="export it with kv_cache: true",
+                )
+            length, limit = self.prompt_tokens + self.new_tokens, description.max_position_embeddings
+            if length > limit:
+                raise IncompatibleError(
+                    f"prompt_tokens + new_tokens is {length}, beyond {given.name}'s "
+                    f"max_position_embeddings {limit}",
+                    remedy=f"lower them to {limit} together",
+                )
+
+    def identity_packages(self) -> tuple[str, ...]:
+        """Names the libraries whose version changes the numbers."""
+        return ("onnxruntime",)
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Measures.
+
+        Raises:
+            CapabilityError: onnxruntime is not installed.
+        """
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise CapabilityError(
+                "bench.onnx needs onnxruntime, which is not installed",
+                remedy="pip install 'llmopt[onnx]'",
+            )
+        self.preflight(inputs, None)
+        from llmopt.steps.bench_run import run_bench  # noqa: PLC0415 - onnxruntime
+
+        return run_bench(self, inputs, context)

@@ -1,0 +1,172 @@
+"""`export.onnx`: a checkpoint as an ONNX model that was held against PyTorch."""
+
+import importlib.util
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.artifacts.onnx_description import OnnxWeights
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
+from llmopt.checkpoint.encoder_config import EncoderTask, is_encoder, read_encoder_config
+from llmopt.checkpoint.stored_quantization import ChannelLayer, StoredLayer
+from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.serving.target import Target
+from llmopt.steps.base import Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.measure_fields import AnyModelName
+
+Opset = Literal[18, 19, 20, 21, 22, 23, 24]
+INT4_OPSET = 21
+INTEGER_FORMS = ("qdq_int4", "matmulnbits")
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+class ExportOnnx(StepBase):
+    """Exports a checkpoint to ONNX and holds the file against PyTorch."""
+
+    produces: ClassVar[ArtifactKind] = "onnx_model"
+
+    uses: Literal["export.onnx"]
+    model: AnyModelName = Field(description="A decoder, plain or quantised, or a BERT encoder.")
+    weights: OnnxWeights = Field(
+        "plain",
+        description="plain (an unquantised checkpoint), dequantised, qdq_int4 (packed integers as "
+        "DequantizeLinear, for onnxruntime and TensorRT), matmulnbits (onnxruntime only), or "
+        "int8_dynamic (encoders on CPUs).",
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32",
+        description="What is computed in. onnxruntime's CPU provider lacks bfloat16: such a model "
+        "is checked through its float32 twin.",
+    )
+    kv_cache: bool = Field(
+        True, description="Decoders: take and return the key-value cache, for generation."
+    )
+    last_token_logits: bool = Field(
+        False, description="Decoders: return the logits of each row's last position alone."
+    )
+    task: EncoderTask | None = Field(
+        None,
+        description="Encoders: fill_mask (logits) or embed (last hidden state); default what the "
+        "checkpoint is for.",
+    )
+    opset: Opset = Field(21, description="Version of the ONNX operators; qdq_int4 needs 21.")
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Largest error against PyTorch, as a share of the largest logit (default: "
+        "0.0001 in float32 and bfloat16, 0.02 in float16, 0.1 for int8_dynamic).",
+    )
+
+    @model_validator(mode="after")
+    def _check_opset(self) -> "ExportOnnx":
+        if self.weights == "qdq_int4" and self.opset < INT4_OPSET:
+            raise ValueError(f"qdq_int4 needs opset {INT4_OPSET} or later, not {self.opset}")
+        return self
+
+    def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
+        """Opens a decoder and refuses what can't be exported so.
+
+        Raises:
+            InputError: Unsupported or corrupt.
+            IncompatibleError: Its weights do not have the form that is asked for.
+        """
+        model = inputs["model"]
+        checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
+        check_weights(self.weights, checkpoint)
+        return checkpoint
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Checks the model's family and weights without torch."""
+        del target
+        if "model" not in inputs or not inputs["model"].path.exists():
+            return  # made by an earlier step, or not downloaded yet
+        if is_encoder(inputs["model"].path):
+            read_encoder_config(inputs["model"].path)
+            check_encoder_fields(self)
+        else:
+            self.open_checkpoint(inputs)
+
+    def identity_packages(self) -> tuple[str, ...]:
+        """Names the libraries whose version changes the file."""
+        return ("torch", "transformers", *PACKAGES)
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Exports and verifies.
+
+        Raises:
+            CapabilityError: onnx or onnxruntime is not installed.
+        """
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise CapabilityError(
+                f"export.onnx needs {', '.join(missing)}, which is not installed",
+                remedy="pip install 'llmopt[onnx]'",
+            )
+        from llmopt.steps.export_run import run_export  # noqa: PLC0415 - torch
+
+        return run_export(self, inputs, context)
+
+
+def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
+    """Refuses a form that a decoder's weights do not have.
+
+    Raises:
+        IncompatibleError: Names the forms that fit.
+    """
+    if checkpoint.config.experts is not None:
+        raise IncompatibleError(
+            f"{checkpoint.folder} is a mixture of experts ({checkpoint.config.model_type}), which "
+            "is not exported to ONNX",
+            remedy="serve it with vLLM",
+        )
+    stored = checkpoint.quantization
+    if weights == "int8_dynamic":
+        raise IncompatibleError(
+            "weights: int8_dynamic is for encoders; "
+            f"{checkpoint.folder} is a {checkpoint.config.model_type} decoder",
+            remedy="use weights: matmulnbits on a checkpoint that quantize.gptq made",
+        )
+    if weights == "plain" and stored is not None:
+        raise IncompatibleError(
+            f"{checkpoint.folder} is quantised ({stored.description}), so its weights are not plain",
+            remedy="use weights: qdq_int4, matmulnbits or dequantised",
+        )
+    if weights in (*INTEGER_FORMS, "dequantised") and stored is None:
+        raise IncompatibleError(
+            f"{checkpoint.folder} is not quantised, so it has no integers for weights: {weights}",
+            remedy="use weights: plain, or export what quantize.gptq makes of it",
+        )
+    layers = [] if stored is None else [stored.find_layer(n) for n, _ in linear_names(checkpoint.config)]
+    if stored is not None and any(
+        isinstance(layer, ChannelLayer) and layer.rounds_inputs for layer in layers
+    ):
+        raise IncompatibleError(
+            f"{checkpoint.folder} rounds the inputs of its layers when it is served "
+            f"({stored.description}), which is not exported to ONNX",
+            remedy="serve it with vLLM, or export what quantize.gptq makes of the original",
+        )
+    if weights in INTEGER_FORMS and not any(isinstance(layer, StoredLayer) for layer in layers):
+        raise IncompatibleError(
+            f"{checkpoint.folder} holds no packed integers for weights: {weights}",
+            remedy="use weights: dequantised",
+        )
+
+
+def check_encoder_fields(step: ExportOnnx) -> None:
+    """Refuses fields that mean nothing for an encoder.
+
+    Raises:
+        IncompatibleError: Names the field.
+    """
+    if step.weights not in ("plain", "int8_dynamic"):
+        raise IncompatibleError(
+            f"weights: {step.weights} is for decoders; an encoder has plain or int8_dynamic",
+            remedy="use weights: int8_dynamic",
+        )
+    if step.weights == "int8_dynamic" and step.dtype != "float32":
+        raise IncompatibleError(
+            f"weights: int8_dynamic is computed beside float32, not {step.dtype}",
+            remedy="set dtype: float32",
+        )
