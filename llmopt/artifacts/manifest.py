@@ -12,7 +12,7 @@ from llmopt.artifacts.secrets import redact_leaves
 from llmopt.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-ArtifactKind = Literal["quantized_checkpoint", "evaluation", "onnx_model"]
+ArtifactKind = Literal["quantized_checkpoint", "evaluation", "onnx_model", "tensorrt_engine"]
 StarvedTreatment = Literal["rtn", "all_tokens"]
 StarvedPolicy = Literal[StarvedTreatment, "fail"]
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from llmopt.steps.base import StepBase
 from llmopt.steps.bench_onnx import BenchOnnx
+from llmopt.steps.build_tensorrt import BuildTensorrt
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
 from llmopt.steps.eval_lm_eval import EvalLmEval
@@ -30,7 +31,8 @@ Step = Annotated[
     | EvalTechpack
     | EvalLmEval
     | ExportOnnx
-    | BenchOnnx,
+    | BenchOnnx
+    | BuildTensorrt,
     Field(discriminator="uses"),
 ]
 
