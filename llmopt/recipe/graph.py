@@ -120,7 +120,7 @@ def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterat
 def _kind_of(loaded: LoadedRecipe, name: str) -> str | None:
     recipe = loaded.recipe
     if name in recipe.sources:
-        return "checkpoint"
+        return recipe.sources[name].kind
     if name in recipe.datasets:
         return "dataset"
     return recipe.steps[name].produces if name in recipe.steps else None

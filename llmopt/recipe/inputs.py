@@ -34,7 +34,7 @@ def resolve_base_inputs(
             folder = locate_source(source, loaded.base)
             resolved[name] = ResolvedInput(
                 name,
-                "checkpoint",
+                source.kind,
                 "" if hasher is None else digest_source(source, folder, hasher),
                 folder,
                 trust_remote_code=source.trust_remote_code,

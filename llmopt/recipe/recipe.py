@@ -27,6 +27,9 @@ class SourceSpec(BaseModel):
     path: str | None = Field(None, description="A local folder; relative to the recipe.")
     hf: str | None = Field(None, description="A hub id, such as org/model.")
     revision: str | None = Field(None, description="The hub's commit, tag or branch.")
+    kind: Literal["checkpoint", "onnx_model"] = Field(
+        "checkpoint", description="What it is: a checkpoint, or a folder that export.onnx made."
+    )
     trust_remote_code: bool = Field(
         False, description="Let code that comes with the model run. Off unless said here."
     )
@@ -48,6 +51,8 @@ class SourceSpec(BaseModel):
             raise ValueError("give exactly one of path and hf")
         if self.path is not None and self.revision is not None:
             raise ValueError("a local folder has no revision")
+        if self.hf is not None and self.kind != "checkpoint":
+            raise ValueError(f"a source of kind {self.kind} is a local folder, given as path")
         return self
 
     def describe(self) -> str:

@@ -5,6 +5,12 @@ from pathlib import Path
 
 from llmopt.artifacts.digest import FileHasher, digest_value
 from llmopt.artifacts.hub_snapshot import HubRepository, find_snapshot
+from llmopt.artifacts.onnx_description import (
+    DATA_NAME,
+    DESCRIPTION_NAME,
+    MODEL_NAME,
+    read_onnx_description,
+)
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.weights_index import INDEX_NAME, list_weight_files
 from llmopt.errors import InputError
@@ -59,12 +65,20 @@ def describe_source(spec: SourceSpec, folder: Path) -> str:
 
 
 def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:
-    """Names a model's contents: its weights, config and tokenizer, or its commit on the hub."""
+    """Names a model's contents: its weights, config and tokenizer, or its commit on the hub.
+
+    Raises:
+        InputError: A source of kind onnx_model that export.onnx did not make.
+    """
     if spec.hf is not None:
         revision = spec.revision or ""
         # A snapshot's folder is named by its commit.
         commit = revision if COMMIT.match(revision) else folder.name
         return digest_value({"hf": spec.hf, "commit": commit, "code": spec.trust_remote_code})
+    if spec.kind == "onnx_model":
+        read_onnx_description(folder)
+        names = [n for n in (MODEL_NAME, DATA_NAME, DESCRIPTION_NAME) if (folder / n).exists()]
+        return hasher.digest_folder(folder, names)
     digest = digest_model_folder(folder, hasher)
     if not spec.trust_remote_code:
         return digest
