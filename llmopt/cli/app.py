@@ -23,6 +23,10 @@ COMMANDS = {
         "llmopt.cli.model_commands:export_onnx",
         "Export one model to ONNX by hand, held against PyTorch.",
     ),
+    "build-trt": (
+        "llmopt.cli.model_commands:build_trt",
+        "Build a TensorRT engine from an exported model by hand.",
+    ),
     "eval": (
         "llmopt.cli.evaluate:evaluate",
         "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",

@@ -26,10 +26,18 @@ from llmopt.cli.step_options import (
 )
 from llmopt.cli.summary import describe_artifact
 from llmopt.data.dataset_spec import DatasetSpec
+from llmopt.engine.profiles import read_shorthand
 from llmopt.errors import RecipeError
+from llmopt.recipe.loader import LoadedRecipe
 from llmopt.steps.base import StepBase
 from llmopt.steps.union import step_types
 
+OutputOption = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="DIR", help="An empty folder.")
+]
+ShowRecipeOption = Annotated[
+    bool, typer.Option("--print-recipe", help="Print the equivalent recipe and stop.")
+]
 DEFAULT_DATA = "apparel-ja"
 DATA_FIELDS_LEFT_OUT = {"set", "path", "hf", "revision"}
 
@@ -43,12 +51,8 @@ def make_model_command(type_name: str) -> Callable[..., None]:
     def run_step(
         model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or org/model@rev.")],
         *,
-        output: Annotated[
-            Path | None, typer.Option("-o", "--output", metavar="DIR", help="An empty folder.")
-        ] = None,
-        show_recipe: Annotated[
-            bool, typer.Option("--print-recipe", help="Print the equivalent recipe and stop.")
-        ] = False,
+        output: OutputOption = None,
+        show_recipe: ShowRecipeOption = False,
         store: opt.StoreOption = None,
         device: opt.DeviceOption = "auto",
         threads: opt.ThreadsOption = None,
@@ -68,19 +72,55 @@ def make_model_command(type_name: str) -> Callable[..., None]:
         loaded = build_recipe(step_name, recipe)
         if show_recipe:
             print_data(print_recipe(loaded))
-            return
-        if output is None:
-            raise RecipeError("no output folder", remedy="name an empty or new one with -o DIR")
-        hand = HandRun(opt.open_store(store), output, device, threads, quiet)
-        artifact = run_by_hand(loaded, hand)
-        if not quiet:
-            print_data("; ".join(describe_artifact(artifact)))
-            print_data(os.path.relpath(artifact.path))
+        else:
+            _run_into(loaded, output, HandRun(opt.open_store(store), output, device, threads, quiet))
 
     run_step.__doc__ = step.__doc__
     left_out = {*ORDERING_FIELDS, *step.input_fields()}
     parameters = [*option_parameters(step, left_out), *_data_parameters(step)]
     return with_parameters(run_step, parameters)
+
+
+def build_trt(
+    onnx: Annotated[Path, typer.Argument(metavar="ONNX", help="A folder of export-onnx.")],
+    *,
+    profile: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME:AXIS=MIN:OPT:MAX,AXIS=SIZE, for example "
+            "decode:batch=1:8:16,sequence=1,past_sequence=1:512:2047; may be given several times."
+        ),
+    ],
+    output: OutputOption = None,
+    show_recipe: ShowRecipeOption = False,
+    store: opt.StoreOption = None,
+    quiet: opt.QuietOption = False,
+    **fields: Any,
+) -> None:
+    """Build a TensorRT engine from an exported model by hand."""
+    step = {"uses": "build.tensorrt", "onnx": "model", "profiles": dict(map(read_shorthand, profile))}
+    recipe = {
+        "version": 1,
+        "name": "build-tensorrt",
+        "sources": {"model": {"path": str(onnx), "kind": "onnx_model"}},
+        "datasets": {},
+        "steps": {"build": {**step, **given(fields)}},
+    }
+    loaded = build_recipe("build", recipe)
+    if show_recipe:
+        print_data(print_recipe(loaded))
+    else:
+        _run_into(loaded, output, HandRun(opt.open_store(store), output, "cpu", None, quiet))
+
+
+def _run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:
+    """Runs a recipe of one step into a folder and prints what came out."""
+    if output is None:
+        raise RecipeError("no output folder", remedy="name an empty or new one with -o DIR")
+    artifact = run_by_hand(loaded, hand)
+    if not hand.quiet:
+        print_data("; ".join(describe_artifact(artifact)))
+        print_data(os.path.relpath(artifact.path))
 
 
 def _data_parameters(step: type[StepBase]) -> Iterator[inspect.Parameter]:
@@ -124,3 +164,11 @@ for _name in step_types():
     if _name.startswith("quantize."):
         quantize_app.command(_name.removeprefix("quantize."))(make_model_command(_name))
 export_onnx = make_model_command("export.onnx")
+build_trt = with_parameters(
+    build_trt,
+    list(
+        option_parameters(
+            step_types()["build.tensorrt"], {*ORDERING_FIELDS, "onnx", "profiles"}
+        )
+    ),
+)

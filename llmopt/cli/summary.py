@@ -46,6 +46,8 @@ def describe_artifact(artifact: Artifact) -> Iterator[str]:
         yield from _describe_checkpoint(metrics)
     elif artifact.manifest.kind == "onnx_model":
         yield from _describe_onnx(metrics)
+    elif artifact.manifest.kind == "tensorrt_engine":
+        yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
     else:
         yield from _describe_evaluation(metrics)
 
