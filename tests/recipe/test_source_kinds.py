@@ -1,0 +1,39 @@
+"""Sources that are exported models: told from checkpoints, hashed, and refused where they are none."""
+
+from pathlib import Path
+
+import pytest
+
+from llmopt.artifacts.digest import FileHasher
+from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME
+from llmopt.errors import InputError
+from llmopt.recipe.recipe import SourceSpec
+from llmopt.recipe.sources import digest_source
+from tests.engine.descriptions import describe
+
+
+def write_export(folder: Path, weights: bytes) -> SourceSpec:
+    folder.mkdir(exist_ok=True)
+    (folder / MODEL_NAME).write_bytes(b"graph")
+    (folder / DATA_NAME).write_bytes(weights)
+    describe().write(folder)
+    return SourceSpec.model_validate({"path": str(folder), "kind": "onnx_model"})
+
+
+def test_an_exports_digest_goes_by_its_bytes(tmp_path: Path) -> None:
+    hasher = FileHasher(None)
+    one, two = (write_export(tmp_path / name, b"1") for name in ("a", "b"))
+    other = write_export(tmp_path / "c", b"2")
+    digests = [digest_source(s, tmp_path / n, hasher) for s, n in ((one, "a"), (two, "b"), (other, "c"))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    source = SourceSpec.model_validate({"path": str(tmp_path), "kind": "onnx_model"})
+    with pytest.raises(InputError, match="holds no onnx.json"):
+        digest_source(source, tmp_path, FileHasher(None))
+
+
+def test_an_export_of_the_hub_is_refused() -> None:
+    with pytest.raises(ValueError, match="is a local folder"):
+        SourceSpec.model_validate({"hf": "org/model", "kind": "onnx_model"})
