@@ -46,7 +46,7 @@ TRY_OUT = ModelShape(
 )
 TRY_OUT_DOCUMENTS = 4
 SEED = 0
-OUR_IMPORTS = "import llmopt.cli.quantize, llmopt.recipe.execute, llmopt.steps.quantize_run"
+OUR_IMPORTS = "import llmopt.cli.model_commands, llmopt.recipe.execute, llmopt.steps.quantize_run"
 ASYMMETRIC = "llmopt-asymmetric"  # llmopt once more, aiming at the original model's outputs
 OUR_OPTIONS = {OURS: (), ASYMMETRIC: ("--asymmetric-strength", "0.25")}
 IMPORTS = {

@@ -61,7 +61,9 @@ class EngineDescription(BaseModel):
 
     def write(self, folder: Path) -> None:
         """Writes `engine.json` into a folder."""
-        write_text_atomically(folder / ENGINE_DESCRIPTION_NAME, self.model_dump_json(indent=1) + "\n")
+        write_text_atomically(
+            folder / ENGINE_DESCRIPTION_NAME, self.model_dump_json(indent=1) + "\n"
+        )
 
 
 def read_engine_description(folder: Path) -> EngineDescription:

@@ -48,9 +48,7 @@ class OptimizationProfile(BaseModel):
     def contains(self, sizes: Mapping[str, int]) -> bool:
         """Tells whether a request of these sizes, axis by axis, is inside the profile."""
         return all(
-            axis.min <= sizes[name] <= axis.max
-            for name, axis in self.axes.items()
-            if name in sizes
+            axis.min <= sizes[name] <= axis.max for name, axis in self.axes.items() if name in sizes
         )
 
 

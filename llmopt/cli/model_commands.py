@@ -73,7 +73,9 @@ def make_model_command(type_name: str) -> Callable[..., None]:
         if show_recipe:
             print_data(print_recipe(loaded))
         else:
-            _run_into(loaded, output, HandRun(opt.open_store(store), output, device, threads, quiet))
+            _run_into(
+                loaded, output, HandRun(opt.open_store(store), output, device, threads, quiet)
+            )
 
     run_step.__doc__ = step.__doc__
     left_out = {*ORDERING_FIELDS, *step.input_fields()}
@@ -98,7 +100,11 @@ def build_trt(
     **fields: Any,
 ) -> None:
     """Build a TensorRT engine from an exported model by hand."""
-    step = {"uses": "build.tensorrt", "onnx": "model", "profiles": dict(map(read_shorthand, profile))}
+    step = {
+        "uses": "build.tensorrt",
+        "onnx": "model",
+        "profiles": dict(map(read_shorthand, profile)),
+    }
     recipe = {
         "version": 1,
         "name": "build-tensorrt",
@@ -166,9 +172,5 @@ for _name in step_types():
 export_onnx = make_model_command("export.onnx")
 build_trt = with_parameters(
     build_trt,
-    list(
-        option_parameters(
-            step_types()["build.tensorrt"], {*ORDERING_FIELDS, "onnx", "profiles"}
-        )
-    ),
+    list(option_parameters(step_types()["build.tensorrt"], {*ORDERING_FIELDS, "onnx", "profiles"})),
 )

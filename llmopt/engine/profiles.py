@@ -110,9 +110,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _read_shapes(
-    place: str, spec: TensorSpec, entry: Entry
-) -> Iterator[tuple[str, Shape, str]]:
+def _read_shapes(place: str, spec: TensorSpec, entry: Entry) -> Iterator[tuple[str, Shape, str]]:
     rank = len(spec.axes)
     shapes: Sequence[object] = entry if isinstance(entry, tuple) else ()
     if len(shapes) != len(POINTS) or not all(isinstance(shape, tuple) for shape in shapes):

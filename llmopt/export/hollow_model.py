@@ -64,9 +64,7 @@ class CachedDecoder(nn.Module):
         past_BKPH: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """Returns logits, then key and value of each block, past and new tokens together."""
-        cache = DynamicCache(
-            ddp_cache_data=list(zip(past_BKPH[::2], past_BKPH[1::2], strict=True))
-        )
+        cache = DynamicCache(ddp_cache_data=list(zip(past_BKPH[::2], past_BKPH[1::2], strict=True)))
         output = self.model(
             input_ids=input_ids_BT,
             attention_mask=attention_mask_BL,

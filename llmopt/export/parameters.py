@@ -75,9 +75,7 @@ def _write_integers(
     graph.remove(transpose, safe=True)
 
 
-def _write_plain(
-    graph: ir.Graph, name: str, value: ir.Value, parameters: Parameters
-) -> None:
+def _write_plain(graph: ir.Graph, name: str, value: ir.Value, parameters: Parameters) -> None:
     """Writes a parameter; one that is only ever used transposed is stored so."""
     assert value.shape is not None
     shape = tuple(int(size) for size in value.shape)

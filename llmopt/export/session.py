@@ -112,8 +112,6 @@ def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     return ids_BT, mask_BT
 
 
-def run_named(
-    session: ort.InferenceSession, feeds: Mapping[str, Array], output: str
-) -> Array:
+def run_named(session: ort.InferenceSession, feeds: Mapping[str, Array], output: str) -> Array:
     """Runs a model without cache; returns one output as float32."""
     return np.asarray(session.run([output], dict(feeds))[0], np.float32)

@@ -214,9 +214,7 @@ def _add_nbits_zeros(
 
     num_bytes = -(-num_blocks * layer.width // 8)
     shape = (layer.shape_OI[0], num_bytes)
-    return add_lazy_initializer(
-        graph, f"{layer.name}.weight_zero", shape, ir.DataType.UINT8, read
-    )
+    return add_lazy_initializer(graph, f"{layer.name}.weight_zero", shape, ir.DataType.UINT8, read)
 
 
 def _nbits_midpoint(layer: IntegerLayer) -> int:

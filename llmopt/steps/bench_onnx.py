@@ -38,7 +38,10 @@ class BenchOnnx(StepBase):
                     f"{given.name} was exported without a key-value cache, so it decodes nothing",
                     remedy="export it with kv_cache: true",
                 )
-            length, limit = self.prompt_tokens + self.new_tokens, description.max_position_embeddings
+            length, limit = (
+                self.prompt_tokens + self.new_tokens,
+                description.max_position_embeddings,
+            )
             if length > limit:
                 raise IncompatibleError(
                     f"prompt_tokens + new_tokens is {length}, beyond {given.name}'s "

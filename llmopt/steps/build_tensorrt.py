@@ -54,7 +54,9 @@ class BuildTensorrt(StepBase):
 
     @field_validator("profiles")
     @classmethod
-    def _check_names(cls, profiles: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
+    def _check_names(
+        cls, profiles: dict[str, dict[str, JsonValue]]
+    ) -> dict[str, dict[str, JsonValue]]:
         empty = [name for name, entries in profiles.items() if not entries]
         if empty:
             raise ValueError(f"profile {empty[0]} is empty")
@@ -78,7 +80,9 @@ class BuildTensorrt(StepBase):
             IncompatibleError: One of them is wrong.
         """
         return tuple(
-            read_profile(name, {key: to_entry(value) for key, value in entries.items()}, description)
+            read_profile(
+                name, {key: to_entry(value) for key, value in entries.items()}, description
+            )
             for name, entries in self.profiles.items()
         )
 

@@ -138,7 +138,9 @@ def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is not quantised, so it has no integers for weights: {weights}",
             remedy="use weights: plain, or export what quantize.gptq makes of it",
         )
-    layers = [] if stored is None else [stored.find_layer(n) for n, _ in linear_names(checkpoint.config)]
+    layers = (
+        [] if stored is None else [stored.find_layer(n) for n, _ in linear_names(checkpoint.config)]
+    )
     if stored is not None and any(
         isinstance(layer, ChannelLayer) and layer.rounds_inputs for layer in layers
     ):

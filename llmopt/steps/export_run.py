@@ -69,15 +69,11 @@ def _options(step: ExportOnnx) -> ExportOptions:
     )
 
 
-def _export_decoder(
-    step: ExportOnnx, checkpoint: Checkpoint, context: RunContext
-) -> ExportedModel:
+def _export_decoder(step: ExportOnnx, checkpoint: Checkpoint, context: RunContext) -> ExportedModel:
     return export_decoder(checkpoint, _options(step), context.work_folder, context.progress)
 
 
-def _export_encoder(
-    step: ExportOnnx, config: EncoderConfig, context: RunContext
-) -> ExportedModel:
+def _export_encoder(step: ExportOnnx, config: EncoderConfig, context: RunContext) -> ExportedModel:
     folder = context.work_folder
     if step.weights == "int8_dynamic":
         folder = _empty_folder(context.scratch_folder / "float32")

@@ -31,9 +31,7 @@ def write_graph(
         initializers or [numpy_helper.from_array(WEIGHT, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-    onnx.save(
-        model, path, save_as_external_data=external, location="w.data", size_threshold=0
-    )
+    onnx.save(model, path, save_as_external_data=external, location="w.data", size_threshold=0)
     return path
 
 
@@ -68,7 +66,10 @@ def truncate(data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(remove, r"weights file w\.data is missing"), (truncate, "truncated: 23 bytes, .* w ends at 24")],
+    [
+        (remove, r"weights file w\.data is missing"),
+        (truncate, "truncated: 23 bytes, .* w ends at 24"),
+    ],
 )
 def test_damaged_external_data_is_named(
     tmp_path: Path, damage: Callable[[Path], None], message: str

@@ -59,10 +59,16 @@ def test_what_a_profile_contains() -> None:
         ({"batsh": 1}, "(?s)batsh is no dynamic axis or input.*did you mean batch"),
         ({"kv_heads": 2}, "kv_heads is no dynamic axis"),
         ({"sequence": None}, "sequence is None"),
-        ({"total_sequence": (1, 8, 16)}, r"total_sequence is 1:8:16, but past_sequence \+ sequence"),
+        (
+            {"total_sequence": (1, 8, 16)},
+            r"total_sequence is 1:8:16, but past_sequence \+ sequence",
+        ),
         ({"past_sequence": (1, 100, LIMIT)}, f"max {LIMIT + 1}, beyond .*{LIMIT}"),
         ({"input_ids": ((1, 1), (8, 1))}, "not three shapes"),
-        ({"input_ids": ((1,), (8, 1), (16, 1))}, r"input_ids at min is \[1\]; the input has 2 axes"),
+        (
+            {"input_ids": ((1,), (8, 1), (16, 1))},
+            r"input_ids at min is \[1\]; the input has 2 axes",
+        ),
         ({"input_ids": ((2, 1), (8, 1), (16, 1))}, "(?s)batch.*2:8:16.*1:8:16"),
         (
             {"past_key_values.0.key": ((1, 3, 1, 16), (8, 3, 100, 16), (16, 3, 200, 16))},
@@ -85,7 +91,9 @@ def test_a_missing_axis_is_named_with_its_input(axis: str) -> None:
 
 def test_more_elements_than_tensorrt_takes_are_refused() -> None:
     entries = {"batch": 4096, "sequence": (1, 8, 2048)}
-    with pytest.raises(IncompatibleError, match=r"(?s)logits has 2,684,354,560 elements.*last_token"):
+    with pytest.raises(
+        IncompatibleError, match=r"(?s)logits has 2,684,354,560 elements.*last_token"
+    ):
         read_profile("p", entries, describe(kv_cache=False, vocab=VOCAB, limit=2048))
 
 

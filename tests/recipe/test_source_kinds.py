@@ -24,7 +24,9 @@ def test_an_exports_digest_goes_by_its_bytes(tmp_path: Path) -> None:
     hasher = FileHasher(None)
     one, two = (write_export(tmp_path / name, b"1") for name in ("a", "b"))
     other = write_export(tmp_path / "c", b"2")
-    digests = [digest_source(s, tmp_path / n, hasher) for s, n in ((one, "a"), (two, "b"), (other, "c"))]
+    digests = [
+        digest_source(s, tmp_path / n, hasher) for s, n in ((one, "a"), (two, "b"), (other, "c"))
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
