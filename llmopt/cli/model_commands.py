@@ -1,4 +1,4 @@
-"""Commands of one step on one model, `quantize METHOD` and `export-onnx`, made from the step's model."""
+"""Commands of one step on one model: `quantize METHOD`, `export-onnx`, `build-trt`."""
 
 import inspect
 import os

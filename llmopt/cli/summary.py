@@ -47,7 +47,7 @@ def describe_artifact(artifact: Artifact) -> Iterator[str]:
     elif artifact.manifest.kind == "onnx_model":
         yield from _describe_onnx(metrics)
     elif artifact.manifest.kind == "tensorrt_engine":
-        yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
+        yield from _describe_engine(metrics)
     else:
         yield from _describe_evaluation(metrics)
 
@@ -57,6 +57,10 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"{format_bytes(size)} of weights, {source / size:.2f} x less than {format_bytes(source)}"
     if metrics.get("lowest_snr_db") is not None:
         yield f"lowest SNR {metrics['lowest_snr_db']:.1f} dB in {metrics['lowest_snr_layer']}"
+
+
+def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
 
 
 def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:

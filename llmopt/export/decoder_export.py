@@ -21,7 +21,7 @@ from llmopt.checkpoint.stored_weight import read_packed_weight
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.export.hollow_model import CachedDecoder, PlainDecoder, build_hollow_decoder
 from llmopt.export.model_file import save_model
-from llmopt.export.parameters import PRODUCTS, Parameters, fill_parameters
+from llmopt.export.parameters import Parameters, fill_parameters
 from llmopt.export.signature import describe_decoder
 from llmopt.export.tracing import trace
 from llmopt.export.weight_form import IntegerLayer
@@ -86,8 +86,8 @@ def export_decoder(
     ).eval()
     traced = trace(hollow, signature, options.opset)
     progress.advance()
-    form = "dequantised" if options.weights not in PRODUCTS else options.weights
-    source = Parameters(streamed.read_weight, dtype, form, list_integer_layers(checkpoint))
+    integers = list_integer_layers(checkpoint)
+    source = Parameters(streamed.read_weight, dtype, options.weights, integers)
     integer_layers = fill_parameters(traced.model, traced.parameters, source)
     save_model(traced.model, folder, progress)
     description = OnnxDescription(

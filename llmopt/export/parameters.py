@@ -5,12 +5,12 @@ Shapes: O = out_features, I = in_features.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from llmopt.artifacts.onnx_description import OnnxWeights
 from llmopt.errors import NumericalError
 from llmopt.export.graph_edits import add_lazy_initializer, onnx_dtype, replace_node
 from llmopt.export.weight_form import (
@@ -19,7 +19,6 @@ from llmopt.export.weight_form import (
     write_nbits_product,
 )
 
-WeightForm = Literal["plain", "dequantised", "qdq_int4", "matmulnbits"]
 PRODUCTS = {"qdq_int4": write_dequantized_product, "matmulnbits": write_nbits_product}
 
 
@@ -30,13 +29,13 @@ class Parameters:
     Attributes:
         read: Reads a tensor by its name in the model of transformers.
         dtype: Of the graph.
-        form: How integer layers are written.
+        form: How the file holds weights; in `PRODUCTS`, how integer layers are written.
         integers: The integer layers by name; empty where all is floating point.
     """
 
     read: Callable[[str], Tensor]
     dtype: torch.dtype
-    form: WeightForm
+    form: OnnxWeights
     integers: Mapping[str, IntegerLayer]
 
 
@@ -78,7 +77,7 @@ def _write_integers(
 def _write_plain(graph: ir.Graph, name: str, value: ir.Value, parameters: Parameters) -> None:
     """Writes a parameter; one that is only ever used transposed is stored so."""
     assert value.shape is not None
-    shape = tuple(int(size) for size in value.shape)
+    shape = value.shape.numpy()
     consumers = value.consumers()
     is_turned = len(consumers) == 1 and _is_turn(consumers[0])
 

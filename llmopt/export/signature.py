@@ -1,4 +1,4 @@
-"""Names, dtypes and axes of exported models' inputs and outputs, as optimum names them; no torch."""
+"""Names, dtypes and axes of what exported models read and return, as optimum names them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

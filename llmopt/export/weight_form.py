@@ -75,7 +75,7 @@ class IntegerLayer:
         return length
 
     @cached_property
-    def perm_I(self) -> Tensor | None:
+    def permutation(self) -> Tensor | None:
         """The order of the input features that puts groups one after another; None if they are.
 
         Raises:
@@ -94,7 +94,7 @@ class IntegerLayer:
     def read_steps(self) -> Tensor:
         """Reads q - m, int8 [I, O], groups one after another."""
         weight = self.read()
-        q_IO = weight.q_IO if self.perm_I is None else weight.q_IO[self.perm_I]
+        q_IO = weight.q_IO if self.permutation is None else weight.q_IO[self.permutation]
         return (q_IO.to(torch.int16) - self.scheme.midpoint).to(torch.int8)
 
     def read_zero_steps(self) -> Tensor:
@@ -108,9 +108,9 @@ class IntegerLayer:
 
 def gather_groups(graph: ir.Graph, node: ir.Node, layer: IntegerLayer, x: ir.Value) -> ir.Value:
     """Puts the input features of an act-ordered layer into the order of their groups."""
-    if layer.perm_I is None:
+    if layer.permutation is None:
         return x
-    perm = add_integers(graph, f"{layer.name}.perm", layer.perm_I.tolist())
+    perm = add_integers(graph, f"{layer.name}.perm", layer.permutation.tolist())
     return insert_node(graph, node, "Gather", [x, perm], f"{layer.name}/gather", axis=-1)
 
 

@@ -17,7 +17,7 @@ from llmopt.serving.target import Target
 
 Mark = TypeVar("Mark")
 InputKind = Literal[
-    "checkpoint", "quantized_checkpoint", "dataset", "evaluation", "onnx_model"
+    "checkpoint", "quantized_checkpoint", "dataset", "evaluation", "onnx_model", "tensorrt_engine"
 ]  # fmt: skip
 
 

@@ -39,4 +39,4 @@ def run_bench(step: BenchOnnx, inputs: StepInputs, context: RunContext) -> Outco
 
 
 def _median(rounds: list[BenchResult], figure: str) -> float:
-    return round(statistics.median(getattr(each, figure) for each in rounds), 4)
+    return round(statistics.median(float(getattr(each, figure)) for each in rounds), 4)

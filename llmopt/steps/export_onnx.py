@@ -130,7 +130,7 @@ def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
         )
     if weights == "plain" and stored is not None:
         raise IncompatibleError(
-            f"{checkpoint.folder} is quantised ({stored.description}), so its weights are not plain",
+            f"{checkpoint.folder} is quantised ({stored.description}), its weights are not plain",
             remedy="use weights: qdq_int4, matmulnbits or dequantised",
         )
     if weights in (*INTEGER_FORMS, "dequantised") and stored is None:

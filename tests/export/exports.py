@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from llmopt.artifacts.onnx_description import OnnxWeights
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.tensor_spec import TensorDtype
-from llmopt.artifacts.onnx_description import OnnxWeights
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.export.decoder_export import ExportedModel, ExportOptions, export_decoder
