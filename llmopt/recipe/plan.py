@@ -223,7 +223,9 @@ class _Planner:
         path = self._store.artifact_path(before.identity)
         found = self._store.find(before.identity) if before.state == "cached" else None
         content = None if found is None else found.manifest.content_digest
-        return ResolvedInput(name, before.step.produces, before.identity, path, content=content)
+        return ResolvedInput(
+            name, before.step.produces, before.identity, path, content=content, maker=before.step
+        )
 
     def _describe_cached(self, inputs: Mapping[str, ResolvedInput]) -> str:
         running = self._find_running(inputs)

@@ -1,6 +1,6 @@
 """What can't be exported to ONNX and TensorRT, as far as it is known.
 
-Symmetric or not, act-order, lm_head, layers left out or mixed: all have an exact form in ONNX
+2, 3, 4 and 8 bits, symmetric or not, act-order, lm_head, mixed layers: all have an exact form there
 (docs/serving-preflight.md), so nothing is said of them here.
 """
 
@@ -10,45 +10,41 @@ from llmopt.serving.rule import Fault, Rule
 from llmopt.serving.served_weights import ServedWeights
 from llmopt.serving.target import Target
 
-ONNX_BITS = (2, 4, 8)
-TENSORRT_BITS = (4, 8)
+STORAGES = {"fp8": "FP8", "int8": "INT8"}
 
 
-def onnx_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
-    """Integers that are exported to ONNX do not have 3 bits.
+def rounded_inputs(weights: ServedWeights, target: Target) -> Iterator[Fault]:
+    """Layers that round their inputs (W8A8) are not exported to ONNX.
 
-    For: onnxruntime
+    For: onnxruntime, tensorrt
 
-    Source: onnx, TensorProto.DataType: INT2, UINT2, INT4, UINT4, INT8, UINT8, none of 3 bits
-
-    Proof: source
-    """
-    del target
-    yield from _refuse_bits(weights, ONNX_BITS, "ONNX Runtime")
-
-
-def tensorrt_bits(weights: ServedWeights, target: Target) -> Iterator[Fault]:
-    """Integers that go into TensorRT engines have 4 or 8 bits.
-
-    For: tensorrt
-
-    Source: TensorRT's data types: INT4 and INT8 are the integers that weights may have; it takes
-    neither uint4 (an asymmetric grid is rewritten) nor MatMulNBits (measured, TensorRT-RTX 1.7)
+    Source: export.onnx writes weights as integers, inputs stay as they are (llmopt.export)
 
     Proof: source
     """
     del target
-    yield from _refuse_bits(weights, TENSORRT_BITS, "TensorRT")
+    for storage in sorted(weights.storages() & STORAGES.keys()):
+        yield Fault(
+            f"{STORAGES[storage]} layers round their inputs, which is not exported to ONNX",
+            "use quantize.gptq, or serve it with vLLM",
+        )
 
 
-def _refuse_bits(weights: ServedWeights, served: tuple[int, ...], engine: str) -> Iterator[Fault]:
-    for layer, scheme in weights.integers():
-        if scheme.bits not in served:
-            yield Fault(
-                f"{engine} has no {scheme.bits}-bit integers, only {', '.join(map(str, served))}",
-                "set bits: 4",
-                layer.kind,
-            )
+def exported_experts(weights: ServedWeights, target: Target) -> Iterator[Fault]:
+    """Mixtures of experts are not exported to ONNX.
+
+    For: onnxruntime, tensorrt
+
+    Source: export.onnx writes dense decoders and encoders only (llmopt.export)
+
+    Proof: source
+    """
+    del target
+    if weights.config.experts is not None:
+        yield Fault(
+            f"{weights.config.model_type} is a mixture of experts, which is not exported to ONNX",
+            "serve it with vLLM",
+        )
 
 
 def tensorrt_nf4(weights: ServedWeights, target: Target) -> Iterator[Fault]:
@@ -69,5 +65,5 @@ def tensorrt_nf4(weights: ServedWeights, target: Target) -> Iterator[Fault]:
         )
 
 
-ONNX_RULES: tuple[Rule, ...] = (onnx_bits,)
-TENSORRT_RULES: tuple[Rule, ...] = (tensorrt_bits, tensorrt_nf4)
+ONNX_RULES: tuple[Rule, ...] = (rounded_inputs, exported_experts)
+TENSORRT_RULES: tuple[Rule, ...] = (*ONNX_RULES, tensorrt_nf4)

@@ -29,8 +29,9 @@ named. Its CUDA build pads shapes that are no multiple of its tiles of 64 x 128 
 `marlin_padded_nk`); releases before that refused them.
 
 For onnxruntime and tensorrt only what has no form there is refused. Asymmetric grids and act-order
-have an exact one (measured: within 7e-6, and TensorRT-RTX 1.7 builds it), as have mixed layers and
-a quantised lm_head; 4 bits per channel and 8 bits per group build too, but lie expanded in engines.
+have an exact one (measured: within 7e-6, and TensorRT-RTX 1.7 builds it), as have mixed layers, a
+quantised lm_head, and 2 and 3 bits, which lie in 4; 4 bits per channel and 8 bits per group build
+too, but lie expanded in engines.
 
 Whether a CPU has AMX, which vLLM's kernel for packed experts needs, no recipe says: it is not
 judged.

@@ -48,6 +48,7 @@ class ResolvedInput:
         trust_remote_code: Whether a model's own code may run.
         origin: Where it comes from, as the recipe says it, for manifests and explanations.
         content: For another step's output that is there, the digest of its bytes.
+        maker: For another step's output, that step.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ResolvedInput:
     trust_remote_code: bool = False
     origin: str = ""
     content: str | None = None
+    maker: "StepBase | None" = None
 
     @property
     def parts(self) -> tuple[LocatedPart, ...]:

@@ -18,6 +18,8 @@ from llmopt.steps.measure_fields import AnyModelName
 Opset = Literal[18, 19, 20, 21, 22, 23, 24]
 INT4_OPSET = 21
 INTEGER_FORMS = ("qdq_int4", "matmulnbits")
+INTEGER_STEPS = ("quantize.gptq", "quantize.rtn")
+INPUT_ROUNDING_STEPS = ("quantize.fp8", "quantize.int8")
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -80,10 +82,14 @@ class ExportOnnx(StepBase):
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
         """Checks the model's family and weights without torch."""
         del target
-        if "model" not in inputs or not inputs["model"].path.exists():
-            return  # made by an earlier step, or not downloaded yet
-        if is_encoder(inputs["model"].path):
-            read_encoder_config(inputs["model"].path)
+        if "model" not in inputs:
+            return
+        model = inputs["model"]
+        if not model.path.exists():  # made by an earlier step, or not downloaded yet
+            if model.maker is not None:
+                check_coming_weights(self.weights, model.maker)
+        elif is_encoder(model.path):
+            read_encoder_config(model.path)
             check_encoder_fields(self)
         else:
             self.open_checkpoint(inputs)
@@ -153,6 +159,28 @@ def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
         raise IncompatibleError(
             f"{checkpoint.folder} holds no packed integers for weights: {weights}",
             remedy="use weights: dequantised",
+        )
+
+
+def check_coming_weights(weights: OnnxWeights, maker: StepBase) -> None:
+    """Refuses a form that what another step will make can't have.
+
+    Raises:
+        IncompatibleError: Names the forms that fit.
+    """
+    made = f"what {maker.type_name} makes"
+    if maker.type_name in INPUT_ROUNDING_STEPS:
+        raise IncompatibleError(
+            f"{made} rounds the inputs of its layers when it is served, which is not exported to "
+            "ONNX",
+            remedy="serve it with vLLM, or export what quantize.gptq makes of the original",
+        )
+    holds_integers = maker.type_name in INTEGER_STEPS
+    forms = (*INTEGER_FORMS, "dequantised") if holds_integers else ("dequantised",)
+    if weights not in forms:
+        raise IncompatibleError(
+            f"{made} can't be exported with weights: {weights}",
+            remedy=f"use weights: {' or '.join(forms)}",
         )
 
 

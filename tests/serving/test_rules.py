@@ -24,6 +24,7 @@ from tests.serving.figures import (
     serve,
     serve_uniform,
 )
+from tests.serving.test_experts import MIXTRAL
 
 CT = "compressed-tensors"
 V_IN_32 = {"layers": "*.v_proj", "group_size": 32}
@@ -287,17 +288,17 @@ CASES = [
         {"gpu": "rtx4090", "max_model_len": 8192, "concurrency": 8},
     ),
     Case(
-        "onnx-bits",
-        "ONNX Runtime has no 3-bit integers, only 2, 4, 8 (all layers)",
-        serve(scheme=QuantScheme(3, 128)),
-        serve(scheme=QuantScheme(2, 128)),
+        "rounded-inputs",
+        "INT8 layers round their inputs, which is not exported to ONNX",
+        serve_uniform("int8"),
+        serve(scheme=QuantScheme(3, 128, sym=False)),
         {"runtime": "onnxruntime"},
     ),
     Case(
-        "tensorrt-bits",
-        "TensorRT has no 2-bit integers, only 4, 8 (all layers)",
-        serve(scheme=QuantScheme(2, 128)),
-        serve(scheme=QuantScheme(8, -1, sym=False)),
+        "exported-experts",
+        "mixtral is a mixture of experts, which is not exported to ONNX",
+        serve(MIXTRAL),
+        serve(LLAMA_8B),
         {"runtime": "tensorrt"},
     ),
     Case(
