@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.model_config import ModelConfig
 from llmopt.checkpoint.packed_size import count_layer_bytes, planned_layers
 from llmopt.checkpoint.sidecar_files import list_sidecars
@@ -21,6 +21,7 @@ HESSIAN_COPIES = 3  # the sum, the copy that is factorised, stripes of products
 CROSS_COPIES = (
     2  # of asymmetric calibration: the moment of the change, the factor it is solved with
 )
+PARITY_TOKENS = 100  # of all rows that an export is compared on
 ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -74,6 +75,33 @@ def estimate_quantization(step: "QuantizeFields", inputs: StepInputs) -> Estimat
         )
     )
     return Estimate(int(ram_bytes), int(disk_bytes), float(flops))
+
+
+def estimate_export(checkpoint: Checkpoint, dtype: str, *, packs: bool) -> Estimate:
+    """Estimates an export to ONNX: the file, and onnxruntime, which loads it once to check it.
+
+    Args:
+        checkpoint: A decoder.
+        dtype: What is computed in.
+        packs: Whether integer layers are written as integers.
+    """
+    config = checkpoint.config
+    shapes = dict(linear_names(config))
+    item_bytes = ITEM_BYTES[dtype]
+    outside = config.vocab_size * config.hidden_size * (2 - config.tie_word_embeddings)
+    linears = sum(math.prod(shape) for shape in shapes.values())
+    file_bytes = (outside + linears) * item_bytes
+    if packs:
+        stored = sum(
+            entry.num_bytes
+            for name, entry in checkpoint.tensors.items()
+            if name.rpartition(".")[0] in shapes
+        )
+        file_bytes = outside * item_bytes + stored
+    # onnxruntime holds the weights and, where they are packed anew for its products, once more.
+    ram_bytes = LIBRARIES_BYTES + 2 * file_bytes
+    passes = 2 * PARITY_TOKENS  # of onnxruntime and of PyTorch
+    return Estimate(int(ram_bytes), int(file_bytes), 2.0 * passes * (outside + linears))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from llmopt.artifacts.onnx_description import OnnxWeights
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
 from llmopt.checkpoint.encoder_config import EncoderTask, is_encoder, read_encoder_config
 from llmopt.checkpoint.stored_quantization import ChannelLayer, StoredLayer
-from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.errors import CapabilityError, IncompatibleError, InputError
 from llmopt.serving.target import Target
-from llmopt.steps.base import Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.base import Estimate, Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.estimates import estimate_export
 from llmopt.steps.measure_fields import AnyModelName
 
 Opset = Literal[18, 19, 20, 21, 22, 23, 24]
@@ -93,6 +94,17 @@ class ExportOnnx(StepBase):
             check_encoder_fields(self)
         else:
             self.open_checkpoint(inputs)
+
+    def estimate(self, inputs: StepInputs) -> Estimate | None:
+        """Estimates needs from the headers; None for a model not yet made or unsuitable."""
+        model = inputs["model"].path
+        if not model.exists() or is_encoder(model):
+            return None
+        try:
+            checkpoint = self.open_checkpoint(inputs)
+        except (InputError, IncompatibleError):
+            return None
+        return estimate_export(checkpoint, self.dtype, packs=self.weights in INTEGER_FORMS)
 
     def identity_packages(self) -> tuple[str, ...]:
         """Names the libraries whose version changes the file."""
