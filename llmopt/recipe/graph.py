@@ -7,6 +7,7 @@ from llmopt.errors import RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
 from llmopt.steps.base import StepBase, input_path
+from llmopt.steps.bench_onnx import BenchOnnx
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
 
@@ -143,20 +144,21 @@ def _check_order(loaded: LoadedRecipe, edges: Mapping[str, set[str]]) -> None:
 
 
 def _check_requirements(loaded: LoadedRecipe) -> None:
-    """Refuses a gate on a comparison whose metric's first part is none of the candidates."""
+    """Refuses a gate on candidates where a metric's first part is none of the candidates."""
     steps = loaded.recipe.steps
     for name, gate in steps.items():
         source = steps.get(gate.input_names().get("metrics_of", ""))
-        if not isinstance(gate, EvalGate) or not isinstance(source, EvalCompare):
+        if not isinstance(gate, EvalGate) or not isinstance(source, EvalCompare | BenchOnnx):
             continue
         for metric in gate.require:
             candidate = metric.partition(".")[0]
             if candidate not in source.candidates:
                 place = loaded.tree.place_of(("steps", name, "require", metric))
                 raise RecipeError(
-                    f"{place}: {metric} of step {name!r}: a comparison's metrics begin with a "
-                    "candidate's name, such as "
-                    f"{source.candidates[0]}.kl_mean" + suggest(candidate, source.candidates)
+                    f"{place}: {metric} of step {name!r}: the metrics of {source.type_name} "
+                    "begin with a candidate's name, such as "
+                    f"{source.candidates[0]}.{source.typical_metric}"
+                    + suggest(candidate, source.candidates)
                 )
 
 

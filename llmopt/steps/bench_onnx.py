@@ -9,13 +9,19 @@ from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, read_onnx_description
 from llmopt.errors import CapabilityError, IncompatibleError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.base import InputRef, Outcome, RunContext, StepInputs
+from llmopt.steps.candidate_fields import CandidateFields
 
 
-class BenchOnnx(StepBase):
-    """Measures tokens per second and memory of exported decoders, in turn."""
+class BenchOnnx(CandidateFields):
+    """Measures tokens per second and memory of exported decoders, in turn.
+
+    Metrics are keyed by the candidate's name; a gate with `metrics_of` requires, for example,
+    `int4.decode_speedup`, which is over the first candidate's speed.
+    """
 
     produces: ClassVar[ArtifactKind] = "evaluation"
+    typical_metric: ClassVar[str] = "decode_tokens_per_s"
 
     uses: Literal["bench.onnx"]
     candidates: Annotated[tuple[str, ...], InputRef(("onnx_model",))] = Field(

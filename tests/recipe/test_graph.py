@@ -65,12 +65,12 @@ STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALU
         ),
         (
             {"quantize": QUANTIZE, "compare": COMPARE, "gate": judge("quantise.kl_mean")},
-            "quantise.kl_mean of step 'gate': a comparison's metrics begin with a candidate's "
+            "quantise.kl_mean of step 'gate': the metrics of eval.compare begin with a candidate's "
             "name, such as quantize.kl_mean; did you mean 'quantize'?",
         ),
         (
             {"quantize": QUANTIZE, "compare": COMPARE, "gate": judge("kl_mean")},
-            "kl_mean of step 'gate': a comparison's metrics begin with a candidate's name",
+            "kl_mean of step 'gate': the metrics of eval.compare begin with a candidate's name",
         ),
         (
             {"quantize": {**QUANTIZE, "needs": ["gates"]}},

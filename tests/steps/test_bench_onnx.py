@@ -63,7 +63,9 @@ def test_an_export_without_a_cache_decodes_nothing(tmp_path: Path) -> None:
 
 def test_more_tokens_than_the_model_has_positions_are_refused(exported: Path) -> None:
     step = make_step(prompt_tokens=100_000)
-    with pytest.raises(IncompatibleError, match="prompt_tokens . new_tokens is 100004, beyond a's"):
+    with pytest.raises(
+        IncompatibleError, match=r"prompt_tokens \+ new_tokens is 100004, beyond a's"
+    ):
         step.preflight(given(exported), None)
 
 
