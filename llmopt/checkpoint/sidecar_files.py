@@ -4,6 +4,7 @@ from pathlib import Path
 
 SIDECAR_PATTERNS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "spiece.model",
     "generation_config.json", "chat_template.*", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 

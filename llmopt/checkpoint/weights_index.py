@@ -11,7 +11,8 @@ INDEX_NAME = "model.safetensors.index.json"
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 CONVERT_HINT = (
     "llmopt reads no pickles, since loading one runs its code; convert it where you trust it: "
-    "transformers' AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+    "transformers' AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), with "
+    "AutoModelForMaskedLM for a BERT"
 )
 
 

@@ -66,10 +66,14 @@ def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
     size = metrics["weights_bytes"] + metrics["graph_bytes"]
     yield f"{format_bytes(size)}, {metrics['integer_layers']} layers as integers"
-    yield (
-        f"within {metrics['relative_error']:.2g} of PyTorch's largest logit, same top token at "
-        f"{100 * metrics['top1_agreement']:.1f} % of {metrics['compared_positions']} positions"
-    )
+    yield f"within {metrics['relative_error']:.2g} of PyTorch's largest value"
+    if "cosine_distance" in metrics:
+        yield f"cosine distance {metrics['cosine_distance']:.2g}"
+    positions = f"{metrics['compared_positions']} positions"
+    if "top1_agreement" in metrics:
+        yield f"same top token at {100 * metrics['top1_agreement']:.1f} % of {positions}"
+    else:
+        yield f"compared at {positions}"
 
 
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """`export.onnx`: a checkpoint as an ONNX model that was held against PyTorch."""
 
 import importlib.util
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -8,7 +9,14 @@ from pydantic import Field, model_validator
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.onnx_description import OnnxWeights
 from llmopt.checkpoint.checkpoint import Checkpoint, linear_names
-from llmopt.checkpoint.encoder_config import EncoderTask, is_encoder, read_encoder_config
+from llmopt.checkpoint.encoder_config import (
+    SUPPORTED_ENCODERS,
+    EncoderConfig,
+    EncoderTask,
+    is_encoder,
+    read_encoder_config,
+)
+from llmopt.checkpoint.model_config import SUPPORTED_MODEL_TYPES, read_raw_config
 from llmopt.checkpoint.stored_quantization import ChannelLayer, StoredLayer
 from llmopt.errors import CapabilityError, IncompatibleError, InputError
 from llmopt.serving.target import Target
@@ -21,6 +29,7 @@ INT4_OPSET = 21
 INTEGER_FORMS = ("qdq_int4", "matmulnbits")
 INTEGER_STEPS = ("quantize.gptq", "quantize.rtn")
 INPUT_ROUNDING_STEPS = ("quantize.fp8", "quantize.int8")
+INT8_COSINE_DISTANCE = 0.02
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
@@ -59,7 +68,8 @@ class ExportOnnx(StepBase):
         gt=0,
         lt=1,
         description="Largest error against PyTorch, as a share of the largest logit (default: "
-        "0.0001 in float32 and bfloat16, 0.02 in float16, 0.1 for int8_dynamic).",
+        "0.0001 in float32 and bfloat16, 0.02 in float16); for int8_dynamic the mean cosine "
+        f"distance of the outputs (default: {INT8_COSINE_DISTANCE}).",
     )
 
     @model_validator(mode="after")
@@ -76,9 +86,28 @@ class ExportOnnx(StepBase):
             IncompatibleError: Its weights do not have the form that is asked for.
         """
         model = inputs["model"]
+        _check_family(model.path)
         checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
         check_weights(self.weights, checkpoint)
+        if self.task is not None:
+            raise IncompatibleError(
+                f"task: {self.task} is for encoders; {checkpoint.folder} is a "
+                f"{checkpoint.config.model_type} decoder",
+                remedy="leave task out",
+            )
         return checkpoint
+
+    def open_encoder(self, inputs: StepInputs) -> EncoderConfig:
+        """Opens an encoder and refuses what can't be exported so.
+
+        Raises:
+            InputError: Unsupported or corrupt.
+            IncompatibleError: A field is for decoders, or the checkpoint has no head for the task.
+        """
+        config = read_encoder_config(inputs["model"].path)
+        check_encoder_fields(self)
+        config.choose_task(self.task)
+        return config
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
         """Checks the model's family and weights without torch."""
@@ -90,8 +119,7 @@ class ExportOnnx(StepBase):
             if model.maker is not None:
                 check_coming_weights(self.weights, model.maker)
         elif is_encoder(model.path):
-            read_encoder_config(model.path)
-            check_encoder_fields(self)
+            self.open_encoder(inputs)
         else:
             self.open_checkpoint(inputs)
 
@@ -122,9 +150,23 @@ class ExportOnnx(StepBase):
                 f"export.onnx needs {', '.join(missing)}, which is not installed",
                 remedy="pip install 'llmopt[onnx]'",
             )
+        if is_encoder(inputs["model"].path):
+            from llmopt.steps.encoder_run import run_encoder_export  # noqa: PLC0415 - torch
+
+            return run_encoder_export(self, inputs, context)
         from llmopt.steps.export_run import run_export  # noqa: PLC0415 - torch
 
         return run_export(self, inputs, context)
+
+
+def _check_family(folder: Path) -> None:
+    raw = read_raw_config(folder)
+    supported = (*SUPPORTED_MODEL_TYPES, *SUPPORTED_ENCODERS)
+    if raw.get("model_type") not in supported:
+        raise InputError(
+            f"{folder / 'config.json'}: model_type {raw.get('model_type')!r} is not exported to "
+            f"ONNX; supported: {', '.join(supported)}"
+        )
 
 
 def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
@@ -212,3 +254,9 @@ def check_encoder_fields(step: ExportOnnx) -> None:
             f"weights: int8_dynamic is computed beside float32, not {step.dtype}",
             remedy="set dtype: float32",
         )
+    for name in ("kv_cache", "last_token_logits"):
+        if name in step.model_fields_set and getattr(step, name):
+            raise IncompatibleError(
+                f"{name}: true is for decoders; an encoder has neither a cache nor a last token",
+                remedy=f"leave {name} out",
+            )
