@@ -45,6 +45,7 @@ def make_bert(
     *,
     dtype: torch.dtype = torch.float32,
     subwords: str = "wordpiece",
+    seed: int = 7,
     **config: Any,
 ) -> Path:
     """Writes a small random BERT in the shape of bert-base-japanese; returns its folder."""
@@ -56,7 +57,7 @@ def make_bert(
         "vocab_size": len(VOCABULARY),
         "max_position_embeddings": MAX_TOKENS,
     }
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     model = ARCHITECTURES[architecture](BertConfig(**{**settings, **config})).to(dtype)
     # Default initialisation leaves biases zero, norms one and attention flat: stir them.
     for name, parameter in model.named_parameters():

@@ -135,9 +135,9 @@ def test_int8_holds_every_product_and_the_embeddings(
     assert (folder / DATA_NAME).stat().st_size < exact.stat().st_size / 2
 
 
-def test_int8_that_lost_its_weights_is_refused(bert: Path, tmp_path: Path) -> None:
+def test_int8_of_other_weights_is_refused(bert: Path, tmp_path: Path) -> None:
     description = export_bert(bert, tmp_path / "onnx", weights="int8_dynamic")
-    other = make_bert(tmp_path / "other", hidden_act="relu")
+    other = make_bert(tmp_path / "other", seed=8)
     parity = measure_parity(other, tmp_path / "onnx", description)
     with pytest.raises(NumericalError, match=r"mean cosine distance .* of logits") as caught:
         parity.require_cosine(0.02)
@@ -188,7 +188,7 @@ def test_more_tokens_than_positions_are_refused_and_never_computed(
     with pytest.raises(InputError, match="rows of 65 tokens, the model has positions for 64"):
         encoder.forward(ids, ids)
     feeds = dict.fromkeys(["input_ids", "attention_mask", "token_type_ids"], ids)
-    with pytest.raises(Exception, match=r"RUNTIME_EXCEPTION|INVALID_ARGUMENT"):
+    with pytest.raises(Exception, match="64 by 65"):
         open_session(tmp_path / "onnx", description).run(None, feeds)
 
 
