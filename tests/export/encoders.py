@@ -35,7 +35,21 @@ ARCHITECTURES = {
 }
 NUM_LAYERS, HIDDEN, MAX_TOKENS = 2, 32, 64
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = ("前身", "##頃", "袖", "衿", "を", "縫う", "##い", "検品", "する", "。", "ボタン", "寸法")
+WORDS = (
+    "前",
+    "身",
+    "##頃",
+    "袖",
+    "衿",
+    "を",
+    "縫う",
+    "##い",
+    "検品",
+    "する",
+    "。",
+    "ボタン",
+    "寸法",
+)
 VOCABULARY = (*SPECIAL_TOKENS, *WORDS, *(chr(0x3042 + index) for index in range(80)))
 
 
