@@ -1,36 +1,23 @@
 """What stands beside a TensorRT engine: all that loading or serving it needs to know."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llmopt.artifacts.deferred_build import DEFERRED_BUILD_NAME
+from llmopt.artifacts.engine_settings import BackendName, EngineSettings
 from llmopt.artifacts.files import write_text_atomically
 from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.onnx_digests import find_other_files
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.errors import InputError
 
 ENGINE_DESCRIPTION_NAME = "engine.json"
 ENGINE_NAME = "model.engine"
-BackendName = Literal["tensorrt_rtx", "tensorrt"]
-
-
-class EngineSettings(BaseModel):
-    """How an engine is built.
-
-    Attributes:
-        workspace_bytes: Most scratch memory that a kernel may ask for; None leaves TensorRT's.
-        compute_capabilities: GPUs that it is for, such as `8.9`; empty leaves the backend's choice.
-        weight_streaming: Whether weights may stay in the host's memory.
-        tf32: Whether float32 products may take TF32.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    workspace_bytes: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    weight_streaming: bool = False
-    tf32: bool = True
+BUILD_LOG_NAME = "build.log"
+TIMING_CACHE_NAME = "timing.cache"
 
 
 class EngineDescription(BaseModel):
@@ -39,7 +26,9 @@ class EngineDescription(BaseModel):
     Attributes:
         backend: Which TensorRT made it; the other one does not load it.
         tensorrt_version: It loads in this version.
-        model: The exported model that it was built from.
+        compute_capabilities: Of the GPUs that it was built for.
+        model: The exported model that it was built from; the engine's inputs and outputs, their
+            dtypes and shapes, are the model's, as TensorRT's parser confirmed.
         profiles: In the engine's order.
         onnx_sha256: Of the graph's file; `weights_sha256` of the weights beside it.
         engine_sha256: Of the engine.
@@ -51,6 +40,7 @@ class EngineDescription(BaseModel):
     schema_version: Literal[1] = 1
     backend: BackendName
     tensorrt_version: str
+    compute_capabilities: tuple[str, ...]
     model: OnnxDescription
     profiles: tuple[OptimizationProfile, ...]
     settings: EngineSettings
@@ -58,6 +48,11 @@ class EngineDescription(BaseModel):
     weights_sha256: str | None
     engine_sha256: str
     warnings: tuple[str, ...] = ()
+
+    def find_other_files(self, model: Path) -> Iterator[str]:
+        """Yields the files of an exported model that are not those of the engine."""
+        digests = (self.onnx_sha256, self.weights_sha256)
+        return find_other_files(model, digests, "that the engine was built from")
 
     def write(self, folder: Path) -> None:
         """Writes `engine.json` into a folder."""
@@ -76,6 +71,11 @@ def read_engine_description(folder: Path) -> EngineDescription:
     try:
         return EngineDescription.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / DEFERRED_BUILD_NAME).exists():
+            raise InputError(
+                f"{folder} holds a build that was deferred, and no engine",
+                remedy="run its recipe on a machine that has what llmopt verify says it needs",
+            ) from None
         raise InputError(
             f"{folder} holds no {ENGINE_DESCRIPTION_NAME}",
             remedy="build the engine with llmopt build-trt",

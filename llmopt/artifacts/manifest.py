@@ -12,7 +12,9 @@ from llmopt.artifacts.secrets import redact_leaves
 from llmopt.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
-ArtifactKind = Literal["quantized_checkpoint", "evaluation", "onnx_model", "tensorrt_engine"]
+ArtifactKind = Literal[
+    "quantized_checkpoint", "evaluation", "onnx_model", "tensorrt_engine", "deferred_build"
+]
 StarvedTreatment = Literal["rtn", "all_tokens"]
 StarvedPolicy = Literal[StarvedTreatment, "fail"]
 

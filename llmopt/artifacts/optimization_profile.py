@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from llmopt.artifacts.tensor_spec import TensorSpec
 
 POINTS = ("min", "opt", "max")
+Shape = tuple[int, ...]
 
 
 class AxisRange(BaseModel):
@@ -35,15 +36,14 @@ class OptimizationProfile(BaseModel):
     name: str
     axes: dict[str, AxisRange]
 
-    def shapes(self, spec: TensorSpec) -> tuple[tuple[int, ...], ...]:
+    def shapes(self, spec: TensorSpec) -> tuple[Shape, Shape, Shape]:
         """Returns a tensor's shape at minimum, optimum and maximum."""
-        return tuple(
-            tuple(
-                getattr(self.axes[axis.name], point) if axis.is_dynamic else axis.size
-                for axis in spec.axes
-            )
-            for point in POINTS
-        )
+        low, best, high = (self.sizes_at(point) for point in POINTS)
+        return (spec.shape_of(low), spec.shape_of(best), spec.shape_of(high))
+
+    def sizes_at(self, point: str) -> dict[str, int]:
+        """Returns the size of each dynamic axis at `min`, `opt` or `max`."""
+        return {name: int(getattr(sizes, point)) for name, sizes in self.axes.items()}
 
     def contains(self, sizes: Mapping[str, int]) -> bool:
         """Tells whether a request of these sizes, axis by axis, is inside the profile."""

@@ -7,7 +7,7 @@ class Progress(Protocol):
     """Receives the advance of a step; the CLI draws it, tests record it."""
 
     def start(self, description: str, total: int, completed: int = 0) -> None:
-        """Begins a phase of `total` units, `completed` of them already done."""
+        """Begins a phase of `total` units, `completed` of them done; 0 where nobody knows."""
 
     def advance(self) -> None:
         """Marks one more unit as done."""

@@ -1,11 +1,15 @@
 """A tensor at a model's border: one type for ONNX files, engine profiles and server configs."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 DYNAMIC = -1
 TensorDtype = Literal["float32", "float16", "bfloat16", "int64", "int32"]
+ITEM_BYTES: Mapping[TensorDtype, int] = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4,
+}  # fmt: skip
 
 
 class Axis(BaseModel):
@@ -38,6 +42,10 @@ class TensorSpec(BaseModel):
     def shape(self) -> tuple[int, ...]:
         """The sizes of the axes, -1 for dynamic ones."""
         return tuple(axis.size for axis in self.axes)
+
+    def shape_of(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Returns the shape where a request decides the dynamic axes so."""
+        return tuple(sizes[axis.name] if axis.is_dynamic else axis.size for axis in self.axes)
 
 
 def make_spec(name: str, dtype: TensorDtype, **axes: int) -> TensorSpec:

@@ -26,7 +26,9 @@ class PlainProgress:
         self._started = self._printed = 0.0
 
     def start(self, description: str, total: int, completed: int = 0) -> None:
-        """Begins a phase."""
+        """Begins a phase; one whose units nobody knows is a line of its own."""
+        if total == 0:
+            self.note(description)
         self._description, self._total = description, total
         self._done = self._first = completed
         self._started = self._printed = time.monotonic()

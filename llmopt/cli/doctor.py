@@ -12,6 +12,8 @@ import psutil
 from llmopt import __version__
 from llmopt.artifacts.files import format_bytes
 from llmopt.data.dataset_spec import PACKAGE_FOLDER, list_shipped_sets
+from llmopt.engine.backends import BACKENDS, why_not_built_here, why_not_run_here
+from llmopt.engine.cuda_driver import list_gpus
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ LIBRARIES = {
     "transformers": ("model shells and tokenizers", "pip install 'transformers>=5'"),
     "safetensors": ("reading other tools' checkpoints", "pip install safetensors"),
     "bitsandbytes": ("`quantize.nf4`, and reading what it wrote", "pip install 'llmopt[quant]'"),
+    "onnx": ("`export.onnx`, `build.tensorrt`", "pip install 'llmopt[onnx]'"),
+    "onnxruntime": ("`export.onnx` and `bench.onnx`", "pip install 'llmopt[onnx]'"),
+    "onnxscript": ("`export.onnx`", "pip install 'llmopt[onnx]'"),
     "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
@@ -68,7 +73,14 @@ ENVIRONMENTS = (
 def examine_machine() -> list[Finding]:
     """Looks at everything, in the order in which it is printed."""
     tests = [_find_environment(*environment) for environment in ENVIRONMENTS]
-    return [*_find_basics(), *_find_libraries(), _find_gpu(), *tests, _find_browser()]
+    return [
+        *_find_basics(),
+        *_find_libraries(),
+        _find_gpu(),
+        *_find_tensorrt(),
+        *tests,
+        _find_browser(),
+    ]
 
 
 def _find_basics() -> Iterator[Finding]:
@@ -121,6 +133,29 @@ def _find_gpu() -> Finding:
         purpose=purpose,
         remedy="a machine with an NVIDIA GPU and a CUDA build of torch",
     )
+
+
+def _find_tensorrt() -> Iterator[Finding]:
+    """Says of each TensorRT whether it builds here, and whether its engines run here."""
+    gpus = list_gpus()
+    for backend in BACKENDS.values():
+        reason = why_not_built_here(backend, None, gpus)
+        yield Finding(
+            f"{backend.title} builds engines",
+            present=reason is None,
+            detail=reason or f"{backend.name} {backend.version}",
+            purpose=f"`build.tensorrt` with backend: {backend.name}",
+            remedy=backend.remedy,
+        )
+        capabilities = backend.runs_on or tuple(gpu.compute_capability for gpu in gpus)
+        reason = why_not_run_here(backend, capabilities, gpus)
+        yield Finding(
+            f"{backend.title} runs engines",
+            present=reason is None,
+            detail=reason or gpus[0].name,
+            purpose="`llmopt verify`, which then loads an engine and runs it",
+            remedy="a machine with such a GPU, its driver, and " + backend.name,
+        )
 
 
 def _find_environment(name: str, title: str, purpose: str) -> Finding:

@@ -1,11 +1,14 @@
 """`verify`, `store`, `doctor`, `init`: looking at artifacts, the store and the machine."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.deferred_build import DEFERRED_BUILD_NAME, read_deferred_build
+from llmopt.artifacts.engine_description import ENGINE_DESCRIPTION_NAME
 from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.onnx_description import DESCRIPTION_NAME
@@ -19,40 +22,111 @@ store_app = typer.Typer()
 
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact or a checkpoint.")],
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For an engine: the exported model to compare its outputs with (default: the "
+            "store's, if it is there).",
+        ),
+    ] = None,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Check that an artifact is whole, what it claims to be, and loadable."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder")
-    faults: list[str] = []
-    checked: list[str] = []
+    seen = _examine(folder, onnx)
+    if as_json:
+        print_json(
+            {
+                "folder": str(folder),
+                "checked": seen.checked,
+                "not_checked": seen.not_checked,
+                "faults": seen.faults,
+            }
+        )
+    if seen.faults:
+        raise InputError(f"{folder} is not sound: " + "; ".join(seen.faults))
+    if not as_json:
+        lines = [f"✓ {line}" for line in seen.checked]
+        lines += [f"- not checked: {line}" for line in seen.not_checked]
+        lines.append(f"{folder} is sound" + (" as far as checked" if seen.not_checked else ""))
+        print_data("\n".join(lines))
+
+
+@dataclass
+class Examination:
+    """What was looked at, what could not be, and what was wrong; one line each."""
+
+    checked: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def _examine(folder: Path, onnx: Path | None) -> Examination:
+    """Looks at a folder by what it holds."""
+    seen = Examination()
     if (folder / MANIFEST_NAME).exists():
         artifact = Artifact.open(folder)
-        faults += artifact.find_faults()
-        checked.append(f"{len(artifact.manifest.files)} files against the manifest")
-    if (folder / DESCRIPTION_NAME).exists():
+        seen.faults += artifact.find_faults()
+        seen.checked.append(f"{len(artifact.manifest.files)} files against the manifest")
+    if (folder / ENGINE_DESCRIPTION_NAME).exists():
+        from llmopt.engine.verification import verify_engine  # noqa: PLC0415 - numpy
+
+        report = verify_engine(folder, onnx or _find_model(folder))
+        seen.faults += report.faults
+        seen.checked += report.checked
+        seen.not_checked += report.not_checked
+    elif (folder / DEFERRED_BUILD_NAME).exists():
+        _examine_deferred(folder, onnx or _find_model(folder), seen)
+    elif (folder / DESCRIPTION_NAME).exists():
         from llmopt.export.verification import verify_onnx  # noqa: PLC0415 - onnxruntime
 
         exported = verify_onnx(folder)
-        faults += exported.faults
-        checked.append(f"ONNX model ({exported.description})")
-    elif (folder / "config.json").exists() or not checked:
-        from llmopt.checkpoint.verification import verify_checkpoint  # noqa: PLC0415 - torch
-        from llmopt.data.tokenization import DocumentTokenizer  # noqa: PLC0415
+        seen.faults += exported.faults
+        seen.checked.append(f"ONNX model ({exported.description})")
+    elif (folder / "config.json").exists() or not seen.checked:
+        _examine_checkpoint(folder, seen)
+    return seen
 
-        try:
-            report = verify_checkpoint(folder)
-            faults += report.faults
-            checked.append(f"{report.num_tensors} tensors ({report.description})")
-            checked.append(f"tokenizer of {len(DocumentTokenizer(folder))} tokens")
-        except InputError as error:
-            faults.append(error.message)
-    if as_json:
-        print_json({"folder": str(folder), "checked": checked, "faults": faults})
-    if faults:
-        raise InputError(f"{folder} is not sound: " + "; ".join(faults))
-    if not as_json:
-        print_data("\n".join([*(f"✓ {line}" for line in checked), f"{folder} is sound"]))
+
+def _examine_checkpoint(folder: Path, seen: Examination) -> None:
+    from llmopt.checkpoint.verification import verify_checkpoint  # noqa: PLC0415 - torch
+    from llmopt.data.tokenization import DocumentTokenizer  # noqa: PLC0415
+
+    try:
+        report = verify_checkpoint(folder)
+        seen.faults += report.faults
+        seen.checked.append(f"{report.num_tensors} tensors ({report.description})")
+        seen.checked.append(f"tokenizer of {len(DocumentTokenizer(folder))} tokens")
+    except InputError as error:
+        seen.faults.append(error.message)
+
+
+def _examine_deferred(folder: Path, model: Path | None, seen: Examination) -> None:
+    """Says what a deferred build is, and holds its digests against the model where that lies."""
+    sealed = read_deferred_build(folder)
+    profiles = ", ".join(profile.name for profile in sealed.profiles)
+    seen.checked.append(
+        f"deferred build of a {sealed.model.dtype} {sealed.model.model_type}, profiles {profiles}: "
+        f"no engine yet; it needs {sealed.requirement}; here, {sealed.reason}"
+    )
+    if model is None:
+        seen.not_checked.append("the exported model's digests: name it with --onnx")
+        return
+    faults = list(sealed.find_other_files(model))
+    seen.faults += faults
+    if not faults:
+        seen.checked.append(f"the exported model {model} against the sealed digests")
+
+
+def _find_model(folder: Path) -> Path | None:
+    """Returns the exported model that lies beside an artifact in its store."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    given = Artifact.open(folder).manifest.inputs.get("onnx")
+    model = None if given is None else folder.resolve().parent / given.digest
+    return model if model is not None and (model / DESCRIPTION_NAME).exists() else None
 
 
 def doctor(as_json: opt.JsonOption = False) -> None:

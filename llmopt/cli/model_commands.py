@@ -26,7 +26,7 @@ from llmopt.cli.step_options import (
 )
 from llmopt.cli.summary import describe_artifact
 from llmopt.data.dataset_spec import DatasetSpec
-from llmopt.engine.profiles import read_shorthand
+from llmopt.engine.profile_entries import read_shorthand
 from llmopt.errors import RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.steps.base import StepBase
@@ -90,7 +90,8 @@ def build_trt(
         list[str],
         typer.Option(
             help="NAME:AXIS=MIN:OPT:MAX,AXIS=SIZE, for example "
-            "decode:batch=1:8:16,sequence=1,past_sequence=1:512:2047; may be given several times."
+            "decode:batch=1:8:16,sequence=1,past_sequence=1:512:2047; may be given several times. "
+            "AXIS=128|512 makes a profile of each bucket."
         ),
     ],
     output: OutputOption = None,
@@ -103,7 +104,7 @@ def build_trt(
     step = {
         "uses": "build.tensorrt",
         "onnx": "model",
-        "profiles": dict(map(read_shorthand, profile)),
+        "profiles": _read_profiles(profile),
     }
     recipe = {
         "version": 1,
@@ -117,6 +118,24 @@ def build_trt(
         print_data(print_recipe(loaded))
     else:
         _run_into(loaded, output, HandRun(opt.open_store(store), output, "cpu", None, quiet))
+
+
+def _read_profiles(texts: list[str]) -> dict[str, Any]:
+    """Reads `--profile` options.
+
+    Raises:
+        RecipeError: One is not of its form, or there are two of one name.
+    """
+    profiles: dict[str, Any] = {}
+    for text in texts:
+        try:
+            name, written = read_shorthand(text)
+        except ValueError as error:
+            raise RecipeError(f"--profile {error}") from None
+        if name in profiles:
+            raise RecipeError(f"--profile {name} is given twice", remedy="name them apart")
+        profiles[name] = written
+    return profiles
 
 
 def _run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:

@@ -95,9 +95,11 @@ def _describe_step(step: PlannedStep, flops_per_s: float) -> str:
     if step.estimate is not None:
         text += (
             f"\n    about {format_bytes(step.estimate.ram_bytes)} RAM, "
-            f"{format_bytes(step.estimate.disk_bytes)} disk, "
-            f"{step.estimate.flops / flops_per_s:.0f} s of arithmetic on this CPU (rough)"
+            f"{format_bytes(step.estimate.disk_bytes)} disk"
         )
+        if step.estimate.flops:
+            seconds = step.estimate.flops / flops_per_s
+            text += f", {seconds:.0f} s of arithmetic on this CPU (rough)"
     return text
 
 
@@ -115,7 +117,9 @@ def _plan_rows(made: Plan, flops_per_s: float) -> list[dict[str, object]]:
             else {
                 "ram_bytes": step.estimate.ram_bytes,
                 "disk_bytes": step.estimate.disk_bytes,
-                "seconds": round(step.estimate.flops / flops_per_s, 1),
+                "seconds": round(step.estimate.flops / flops_per_s, 1)
+                if step.estimate.flops
+                else None,
             },
         }
         for step in made.steps

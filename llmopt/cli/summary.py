@@ -25,6 +25,9 @@ def summarise_run(result: RunResult, output_folder: Path) -> str:
         lines.append(f"    {_relative(output_folder / name)}")
     for name, reason in result.unavailable.items():
         lines.append(f"  {name}: not run: {reason}")
+        if name in result.deferred:
+            place = _relative(output_folder / name)
+            lines.append(f"    deferred; llmopt verify {place} says what it needs")
     checkpoints = [
         name
         for name, artifact in result.artifacts.items()

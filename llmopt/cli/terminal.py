@@ -10,29 +10,43 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from llmopt.artifacts.secrets import redact
 from llmopt.cli.console import describe_event
 
 
+class CountColumn(MofNCompleteColumn):
+    """The count of units done, nothing where nobody knows how many there are."""
+
+    def render(self, task: Task) -> Text:
+        """Writes `k/n`."""
+        return Text() if task.total is None else super().render(task)
+
+
 class TerminalProgress:
-    """A live bar: block k of n, time left, the current layer's error."""
+    """A live bar: block k of n, time left, the current layer's error; else a spinner."""
 
     def __init__(self, bar: Progress, step: str, console: Console) -> None:
         self._bar = bar
         self._step = step
         self._console = console
         self._task: TaskID | None = None
+        self._is_open_ended = False
 
     def start(self, description: str, total: int, completed: int = 0) -> None:
-        """Shows a new bar."""
+        """Shows a new bar, or a spinner where nobody knows how much there is to do."""
+        if self._task is not None and self._is_open_ended:
+            self._bar.remove_task(self._task)
+        self._is_open_ended = total == 0
         self._task = self._bar.add_task(
-            f"{self._step}: {description}", total=total, completed=completed, detail=""
+            f"{self._step}: {description}", total=total or None, completed=completed, detail=""
         )
 
     def advance(self) -> None:
@@ -76,7 +90,7 @@ def listen_on_terminal() -> Iterator[TerminalListener]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        CountColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),

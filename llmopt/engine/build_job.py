@@ -1,44 +1,70 @@
-"""What the building process is told, and what it tells back, as JSON lines; no TensorRT."""
+"""What the processes that build and run engines are told and tell back; no TensorRT."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from llmopt.artifacts.engine_description import BackendName, EngineSettings
+from llmopt.artifacts.engine_settings import BackendName, EngineSettings
+from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.engine.profile_entries import Shapes
 
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # at min, opt, max
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class BuildJob(BaseModel):
+class BuildJob(_Message):
     """An engine to build.
 
     Attributes:
         onnx_path: Of the graph.
-        engine_path: Where the engine is written.
-        profiles: For each profile the shapes of each dynamic input.
+        inputs: What the graph is said to take; `outputs` what it gives.
+        profiles: For each profile the shapes of each input, at min, opt and max.
+        known_timings: A timing cache to begin with, None for an empty one.
+        folder: Where `model.engine` is written, and `timing.cache` where the backend has one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     backend: BackendName
     onnx_path: str
-    engine_path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     profiles: tuple[dict[str, Shapes], ...]
     settings: EngineSettings
+    known_timings: str | None
+    folder: str
 
 
-class BuildEvent(BaseModel):
-    """One line of the building process's standard output.
+class Request(_Message):
+    """One run of an engine: a profile's index, and files (npz) of inputs and outputs."""
+
+    profile: int
+    feeds_path: str
+    outputs_path: str
+
+
+class EngineJob(_Message):
+    """An engine to load, to list and to run.
 
     Attributes:
-        kind: `phase` (begins, with `total` steps), `advance`, `warning`, `refused` (the graph or a
-            setting is at fault), `unavailable` (the machine is), `done`.
-        text: Of the phase or message; for `done` TensorRT's version.
-        total: Steps of a phase; 0 where they are not known.
+        folder: Of the engine and its description.
+        requests: What to run it on, in order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    folder: str
+    requests: tuple[Request, ...]
 
-    kind: Literal["phase", "advance", "warning", "refused", "unavailable", "done"]
+
+class ChildEvent(_Message):
+    """One line of such a process's standard output.
+
+    Attributes:
+        kind: `phase` (begins), `warning`, `fault` (of a loaded engine), `refused` (the graph or a
+            setting is at fault), `memory` (it ran out), `unavailable` (the machine is at fault),
+            `done`.
+        text: Of the phase or message; for `done` TensorRT's version.
+        values: For `done` the compute capabilities that a built engine is for.
+    """
+
+    kind: Literal["phase", "warning", "fault", "refused", "memory", "unavailable", "done"]
     text: str = ""
-    total: int = 0
+    values: tuple[str, ...] = ()

@@ -1,121 +1,93 @@
-"""Runs the building process: its progress, its log, and what became of it."""
+"""Builds an engine in a process of its own: its progress, its log, and what became of it."""
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from llmopt.artifacts.engine_description import BUILD_LOG_NAME, ENGINE_NAME, TIMING_CACHE_NAME
 from llmopt.artifacts.progress import Progress
-from llmopt.engine.build_job import BuildEvent, BuildJob
-from llmopt.errors import CapabilityError, IncompatibleError, InputError, ResourceError
+from llmopt.engine.backends import BACKENDS
+from llmopt.engine.build_job import BuildJob, ChildEvent
+from llmopt.engine.child_process import ChildEnd, run_child
+from llmopt.errors import (
+    CapabilityError,
+    IncompatibleError,
+    InputError,
+    LlmoptError,
+    ResourceError,
+)
 
 MODULE = "llmopt.engine.builder"
-GRACE_S = 5.0
-LOG_LINES = 5  # of the end of the log, in a message
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build that went well tells."""
+    """What a build that went well tells.
+
+    Attributes:
+        tensorrt_version: Of the library that built it.
+        compute_capabilities: Of the GPUs that the engine is for.
+        warnings: The builder's, each once.
+    """
 
     tensorrt_version: str
+    compute_capabilities: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def run_build(job: BuildJob, folder: Path, progress: Progress) -> BuildResult:
-    """Builds an engine in a process of its own.
+def run_build(job: BuildJob, progress: Progress) -> BuildResult:
+    """Builds an engine into `job.folder`, with its log; leaves no file where it fails.
 
     Args:
         job: What to build.
-        folder: For the job file and `build.log`.
-        progress: Hears of TensorRT's phases.
+        progress: Hears of TensorRT's phases, whose lengths nobody knows.
 
     Raises:
         CapabilityError: The backend is not installed, or can't build here.
         IncompatibleError: TensorRT refuses the graph or a setting; its words are in the message.
-        ResourceError: The process was killed, as the kernel does when memory runs out.
+        ResourceError: Memory ran out, or the process was killed, as the kernel does then.
         InputError: The graph made the process die.
     """
-    job_path, log_path = folder / "build-job.json", folder / "build.log"
-    job_path.write_text(job.model_dump_json(), encoding="utf-8")
+    folder = Path(job.folder)
     warnings: list[str] = []
-    last: BuildEvent | None = None
-    with log_path.open("wb") as log, _start(job_path, log.fileno()) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last = _read_event(line) or last
-            if last is not None:
-                _report(last, progress, warnings)
-        status = process.wait()
-    job_path.unlink()
-    if last is not None and last.kind == "done" and status == 0:
-        return BuildResult(last.text, tuple(dict.fromkeys(warnings)))
-    raise _explain(job, last, status, log_path)
 
+    def hear(event: ChildEvent) -> None:
+        if event.kind == "phase":
+            progress.start(event.text, 0)
+        elif event.kind == "warning":
+            warnings.append(event.text)
 
-@contextmanager
-def _start(job_path: Path, log: int) -> Iterator["subprocess.Popen[str]"]:
-    """Starts the process; ends it where the caller is interrupted."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE, str(job_path)],
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
     try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end = run_child(MODULE, job, folder / BUILD_LOG_NAME, hear)
+        if not end.is_done:
+            raise _explain(job, end)
+    except BaseException:  # an interrupt too
+        for name in (BUILD_LOG_NAME, ENGINE_NAME, TIMING_CACHE_NAME):
+            (folder / name).unlink(missing_ok=True)
+        raise
+    assert end.last is not None
+    return BuildResult(end.last.text, end.last.values, tuple(dict.fromkeys(warnings)))
 
 
-def _read_event(line: str) -> BuildEvent | None:
-    """Reads one line; TensorRT's libraries may print others."""
-    try:
-        return BuildEvent.model_validate_json(line)
-    except ValidationError:
-        return None
-
-
-def _report(event: BuildEvent, progress: Progress, warnings: list[str]) -> None:
-    if event.kind == "phase":
-        progress.start(event.text, max(event.total, 1))
-    elif event.kind == "advance":
-        progress.advance()
-    elif event.kind == "warning":
-        warnings.append(event.text)
-
-
-def _explain(
-    job: BuildJob, last: BuildEvent | None, status: int, log_path: Path
-) -> CapabilityError | IncompatibleError | ResourceError | InputError:
-    if last is not None and last.kind == "unavailable":
+def _explain(job: BuildJob, end: ChildEnd) -> LlmoptError:
+    backend, kind = BACKENDS[job.backend], end.last.kind if end.last is not None else None
+    text = end.last.text if end.last is not None else ""
+    if kind == "unavailable":
         return CapabilityError(
-            f"{job.backend} can't be used here: {last.text}",
-            remedy="pip install 'llmopt[tensorrt]', or set when_unavailable: defer",
+            f"{backend.title} can't be used here: {text}",
+            remedy=f"{backend.remedy}; or set when_unavailable: defer",
         )
-    if last is not None and last.kind == "refused":
-        return IncompatibleError(f"{job.backend} refuses {job.onnx_path}: {last.text}")
-    tail = " | ".join(log_path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:])
-    if status == -signal.SIGKILL:
+    if kind == "refused":
+        return IncompatibleError(f"{backend.title} refuses {job.onnx_path}: {text}")
+    if kind == "memory" or end.status == -signal.SIGKILL:
+        cause = text or "killed, most likely because memory ran out"
         return ResourceError(
-            f"the building process was killed ({job.onnx_path}): memory ran out, most likely",
-            remedy="build on a machine with more memory",
+            f"{backend.title} did not finish {job.onnx_path}: {cause}",
+            remedy="build on a machine with more memory, or for smaller profiles",
         )
-    cause = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+    tail = end.log_tail or "empty"
     return InputError(
-        f"{job.backend} {cause} on {job.onnx_path}; the end of its log: {tail}",
+        f"the process in which {backend.title} reads {job.onnx_path} {end.cause}; the end of its "
+        f"log: {tail}",
         remedy="export the model with llmopt export-onnx, whose graphs it takes",
     )

@@ -1,128 +1,135 @@
 """The building process: parses an ONNX file and builds an engine, TensorRT or TensorRT-RTX.
 
-Run as `python -m llmopt.engine.builder JOB.json`. TensorRT reports by its logger and returns None;
-some graphs kill it. So it lives in a process of its own, whose standard output is BuildEvents
-and whose standard error is the log.
+Run as `python -m llmopt.engine.builder JOB.json`. One code serves TensorRT 10 and 11 and
+TensorRT-RTX; what one of them lacks is asked for with hasattr.
 """
 
-import importlib
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from llmopt.engine.build_job import BuildEvent, BuildJob
+from llmopt.artifacts.engine_description import ENGINE_NAME, TIMING_CACHE_NAME
+from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.engine.backends import BACKENDS, RTX
+from llmopt.engine.build_job import BuildJob, ChildEvent
+from llmopt.engine.cuda_driver import list_gpus
+from llmopt.engine.tensorrt_process import (
+    DTYPES,
+    load_backend,
+    make_logger,
+    refuse,
+    run_process,
+    say,
+    unavailable,
+)
 
-FAILED = 1
-
-
-class BuildError(Exception):
-    """The build can't go on; carries the event that says why."""
-
-    def __init__(self, event: BuildEvent) -> None:
-        super().__init__(event.text)
-        self.event = event
-
-
-def say(event: BuildEvent) -> None:
-    """Writes one event."""
-    sys.stdout.write(event.model_dump_json() + "\n")
-    sys.stdout.flush()
-
-
-def refuse(text: str) -> BuildError:
-    """Makes the error of a graph or setting that is at fault."""
-    return BuildError(BuildEvent(kind="refused", text=text))
-
-
-def load_backend(name: str) -> ModuleType:
-    """Imports TensorRT's Python bindings.
-
-    Raises:
-        BuildError: They are not installed, or their libraries are not.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        raise BuildError(BuildEvent(kind="unavailable", text=f"{name}: {error}")) from None
-
-
-def make_logger(trt: Any) -> Any:
-    """Makes TensorRT's logger, which keeps errors and passes warnings on."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            sys.stderr.write(f"[{severity.name}] {message}\n")
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif severity == trt.ILogger.WARNING:
-                say(BuildEvent(kind="warning", text=message))
-
-    return Logger()
+TURING = "7.5"  # left out of TensorRT-RTX's own choice
 
 
 def make_monitor(trt: Any) -> Any:
-    """Makes TensorRT's progress monitor, which passes on the outermost phases."""
+    """Makes TensorRT's progress monitor, which passes on the outermost phases.
+
+    Their steps are not passed on: most of the time lies in one that counts none.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.outer: set[str] = set()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            del num_steps
             if not parent_phase:
-                self.outer.add(phase_name)
-                say(BuildEvent(kind="phase", text=phase_name, total=num_steps))
+                say(ChildEvent(kind="phase", text=phase_name))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            del step
-            if phase_name in self.outer:
-                say(BuildEvent(kind="advance"))
+            del phase_name, step
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            self.outer.discard(phase_name)
+            del phase_name
 
     return Monitor()
 
 
-def build(job: BuildJob) -> str:
-    """Builds an engine and writes it; returns TensorRT's version.
+def build(text: str) -> ChildEvent:
+    """Builds the engine of a job (JSON) and writes it.
 
     Raises:
-        BuildError: What TensorRT reported.
+        ChildError: What TensorRT reported.
     """
-    trt: Any = load_backend(job.backend)
+    job = BuildJob.model_validate_json(text)
+    trt = load_backend(job.backend)
     logger = make_logger(trt)
-    builder = trt.Builder(logger)
-    flag = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flag)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError):  # what a constructor gives that returns null
+        raise unavailable("; ".join(logger.errors) or "it makes no builder") from None
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parse(trt, network, logger, job)
+    config = builder.create_builder_config()
+    capabilities = configure(trt, builder, config, job)
+    timings = open_timings(config, job)
+    config.progress_monitor = monitor = make_monitor(trt)
+    say(ChildEvent(kind="phase", text="building"))
+    engine = builder.build_serialized_network(network, config)
+    del monitor
+    if engine is None:
+        raise refuse("; ".join(logger.errors) or "the builder gave no engine and no reason")
+    if timings is not None:
+        Path(job.folder, TIMING_CACHE_NAME).write_bytes(memoryview(timings.serialize()))
+    Path(job.folder, ENGINE_NAME).write_bytes(memoryview(engine))
+    return ChildEvent(kind="done", text=str(trt.__version__), values=capabilities)
+
+
+def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> None:
+    """Parses the graph, and sees to it that TensorRT reads the inputs and outputs that it names.
+
+    Raises:
+        ChildError: The parser's errors, or what it reads otherwise.
+    """
+    say(ChildEvent(kind="phase", text="parsing the graph"))
     parser = trt.OnnxParser(network, logger)
-    say(BuildEvent(kind="phase", text="parsing the graph", total=1))
     if not parser.parse_from_file(job.onnx_path):
         errors = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise refuse("; ".join(errors or logger.errors) or "the parser refused it without a word")
-    say(BuildEvent(kind="advance"))
-    config = configure(trt, builder, job)
-    config.progress_monitor = make_monitor(trt)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise refuse("; ".join(logger.errors) or "the builder gave no engine and no reason")
-    Path(job.engine_path).write_bytes(memoryview(engine))
-    return str(trt.__version__)
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    differences = [
+        *find_differences("input", job.inputs, inputs),
+        *find_differences("output", job.outputs, outputs),
+    ]
+    if differences:
+        raise refuse("; ".join(differences))
 
 
-def configure(trt: Any, builder: Any, job: BuildJob) -> Any:
-    """Makes the builder's configuration: limits, flags, GPUs and profiles.
+def find_differences(
+    side: str, specs: Sequence[TensorSpec], tensors: Sequence[Any]
+) -> Iterator[str]:
+    """Yields in what a network's tensors differ from a description."""
+    found = {tensor.name: tensor for tensor in tensors}
+    for spec in specs:
+        tensor = found.pop(spec.name, None)
+        if tensor is None:
+            yield f"it has no {side} {spec.name}"
+            continue
+        dtype, shape = DTYPES.get(tensor.dtype.name, tensor.dtype.name), tuple(tensor.shape)
+        # An output's sizes are what the parser could infer: -1 may stand for a fixed one.
+        is_same = len(shape) == len(spec.shape) and all(
+            a == b or (side == "output" and a < 0) for a, b in zip(shape, spec.shape, strict=True)
+        )
+        if dtype != spec.dtype or not is_same:
+            yield f"its {side} {spec.name} is {dtype} {list(shape)}, not {spec.dtype} {spec.shape}"
+    yield from (f"it has an {side} {name} that onnx.json lacks" for name in found)
+
+
+def configure(trt: Any, builder: Any, config: Any, job: BuildJob) -> tuple[str, ...]:
+    """Sets limits, flags, GPUs and profiles; returns the GPUs' compute capabilities.
 
     Raises:
-        BuildError: The backend lacks what is asked for, or refuses a profile.
+        ChildError: The backend lacks what is asked for, or refuses a profile.
     """
-    config, settings = builder.create_builder_config(), job.settings
+    settings = job.settings
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     for name, wanted in (("WEIGHT_STREAMING", settings.weight_streaming), ("TF32", settings.tf32)):
@@ -130,49 +137,75 @@ def configure(trt: Any, builder: Any, job: BuildJob) -> Any:
             config.set_flag(getattr(trt.BuilderFlag, name))
         else:
             config.clear_flag(getattr(trt.BuilderFlag, name))
-    set_capabilities(trt, config, job)
     for number, shapes in enumerate(job.profiles):
         profile = builder.create_optimization_profile()
         for name, (low, best, high) in shapes.items():
             profile.set_shape(name, low, best, high)
         if config.add_optimization_profile(profile) < 0:
             raise refuse(f"profile {number} is refused")
-    return config
+    if BACKENDS[job.backend].builds_without_gpu:
+        return set_capabilities(trt, config, settings.compute_capabilities)
+    return find_capability(job)
 
 
-def set_capabilities(trt: Any, config: Any, job: BuildJob) -> None:
-    """Names the GPUs that the engine is for, where the backend lets one.
+def set_capabilities(trt: Any, config: Any, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Names the GPUs that the engine is for, where not all but Turing are meant.
 
     Raises:
-        BuildError: It does not, or lacks one of them.
+        ChildError: The backend lacks one of them.
     """
-    wanted = job.settings.compute_capabilities
-    if not wanted:
-        return
-    if not hasattr(config, "set_compute_capability"):
-        raise refuse(f"{job.backend} builds for the GPU at hand: leave compute_capabilities out")
+    members = {
+        f"{name[2:-1]}.{name[-1]}": getattr(trt.ComputeCapability, name)
+        for name in dir(trt.ComputeCapability)
+        if name.startswith("SM")
+    }
+    if not wanted:  # left to the library: a list would shut out GPUs to come
+        return tuple(c for c in RTX.runs_on or () if c in members and c != TURING)
+    for capability in wanted:
+        if capability not in members:
+            allowed = ", ".join(members)
+            raise refuse(f"compute capability {capability} is none that it builds for: {allowed}")
     config.num_compute_capabilities = len(wanted)
     for index, capability in enumerate(wanted):
-        name = f"SM{capability.replace('.', '')}"
-        known = [each for each in dir(trt.ComputeCapability) if each.startswith("SM")]
-        if name not in known:
-            allowed = ", ".join(f"{each[2:-1]}.{each[-1]}" for each in known)
-            raise refuse(f"compute capability {capability} is unknown to {job.backend}: {allowed}")
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
-            raise refuse(f"{job.backend} refuses compute capability {capability}")
+        if not config.set_compute_capability(members[capability], index):
+            raise refuse(f"compute capability {capability} is refused")
+    return wanted
 
 
-def main() -> int:
-    """Builds what the job file says; returns the exit status."""
-    job = BuildJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    try:
-        version = build(job)
-    except BuildError as error:
-        say(error.event)
-        return FAILED
-    say(BuildEvent(kind="done", text=version))
-    return 0
+def find_capability(job: BuildJob) -> tuple[str, ...]:
+    """Returns the GPU at hand, for which such a backend builds.
+
+    Raises:
+        ChildError: It is not the one that was asked for.
+    """
+    gpus, wanted = list_gpus(), job.settings.compute_capabilities
+    if not gpus:
+        raise unavailable("it builds on a GPU, and none is here")
+    here = gpus[0].compute_capability
+    if wanted and wanted != (here,):
+        raise unavailable(
+            f"it builds for the GPU at hand, {gpus[0].name} ({here}); compute_capabilities asks "
+            f"for {', '.join(wanted)}"
+        )
+    return (here,)
+
+
+def open_timings(config: Any, job: BuildJob) -> Any:
+    """Gives the builder the timing cache to begin with; None where the backend has none.
+
+    Raises:
+        ChildError: One is given that the backend can't use.
+    """
+    if not hasattr(config, "create_timing_cache"):
+        if job.known_timings is not None:
+            raise refuse(f"{job.backend} has no timing cache: leave timing_cache out")
+        return None
+    data = b"" if job.known_timings is None else Path(job.known_timings).read_bytes()
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise refuse(f"timing cache {job.known_timings} is of another GPU or TensorRT")
+    return cache
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_process(build))

@@ -3,21 +3,22 @@
 The parser takes a text file for a model without inputs, and dies of some foreign operators.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
-import psutil
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
 
-from llmopt.artifacts.files import format_bytes
-from llmopt.errors import IncompatibleError, InputError, ResourceError
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, OnnxDescription
+from llmopt.errors import IncompatibleError, InputError
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-RAM_FACTOR = 3.5  # of the file, measured with TensorRT-RTX 1.7
-UNSIGNED_NARROW = {onnx.TensorProto.UINT4: "uint4", onnx.TensorProto.UINT2: "uint2"}
+UNSIGNED_NARROW = {TensorProto.UINT4: "uint4", TensorProto.UINT2: "uint2"}
 ZERO_POINT_INPUT = 2  # of DequantizeLinear and QuantizeLinear
 QUANTIZERS = ("DequantizeLinear", "QuantizeLinear")
 
@@ -59,7 +60,7 @@ def _measure_external(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str,
     """Yields the files beside the graph with their sizes, each long enough."""
     needed: dict[str, tuple[int, str]] = {}
     for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
@@ -81,58 +82,100 @@ def _measure_external(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str,
         yield location, size
 
 
+def check_signature(file: OnnxFile, description: OnnxDescription) -> None:
+    """Holds the graph's inputs and outputs against `onnx.json`, which profiles are read by.
+
+    Raises:
+        InputError: Names the first that differs.
+    """
+    graph = file.model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    sides = (("input", description.inputs, inputs), ("output", description.outputs, graph.output))
+    for side, specs, values in sides:
+        found = {value.name: _read_shape(value) for value in values}
+        said = {spec.name: (len(spec.axes), spec.shape) for spec in specs}
+        for name in [*said, *found]:
+            if found.get(name) != said.get(name):
+                raise InputError(
+                    f"{file.path}: its {side} {name} is {_write_axes(found.get(name))}; "
+                    f"{DESCRIPTION_NAME} beside it says {_write_axes(said.get(name))}",
+                    remedy="export the model anew",
+                )
+
+
+def _read_shape(value: onnx.ValueInfoProto) -> tuple[int, tuple[int, ...]]:
+    sizes = tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
+    return len(sizes), sizes
+
+
+def _write_axes(shape: tuple[int, tuple[int, ...]] | None) -> str:
+    return "not there" if shape is None else f"of shape {list(shape[1])}"
+
+
 def check_parsable(file: OnnxFile) -> None:
     """Refuses what TensorRT's parser does not take, or dies of.
 
     Raises:
         IncompatibleError: Names the node or tensor, and the way out.
     """
-    for node in file.model.graph.node:
-        if node.domain not in STANDARD_DOMAINS:
-            raise IncompatibleError(
-                f"{file.path}: node {node.name or node.op_type} is {node.domain}::{node.op_type}; "
-                "TensorRT takes operators of the standard domain alone",
-                remedy="export with weights: qdq_int4"
-                if node.op_type == "MatMulNBits"
-                else "export the model with llmopt export-onnx",
-            )
-    kinds = {tensor.name: tensor for tensor in file.model.graph.initializer}
-    for name, tensor in kinds.items():
+    nodes = list(_list_nodes(file.model.graph))
+    nodes += [node for function in file.model.functions for node in function.node]
+    constants = {tensor.name: tensor for tensor in file.model.graph.initializer}
+    for node in nodes:
+        if node.op_type == "Constant" and node.output:
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
+    for node in nodes:
+        _check_domain(file, node)
+    for name, tensor in constants.items():
         if tensor.data_type in UNSIGNED_NARROW:
             raise IncompatibleError(
-                f"{file.path}: tensor {name} is {UNSIGNED_NARROW[tensor.data_type]}, which TensorRT "
-                "lacks",
+                f"{file.path}: tensor {name} is {UNSIGNED_NARROW[tensor.data_type]}, which "
+                "TensorRT lacks",
                 remedy="export with weights: qdq_int4, which writes int4",
             )
-    for node in file.model.graph.node:
+    for node in nodes:
         if node.op_type in QUANTIZERS and len(node.input) > ZERO_POINT_INPUT:
-            zero = kinds.get(node.input[ZERO_POINT_INPUT])
-            if zero is None or not _is_zero(zero):
-                raise IncompatibleError(
-                    f"{file.path}: node {node.name or node.op_type} has a zero point that is not "
-                    "0, which TensorRT refuses",
-                    remedy="export with weights: qdq_int4, which writes an asymmetric grid's "
-                    "offsets as a product of their own",
-                )
+            _check_zero_point(file, node, constants.get(node.input[ZERO_POINT_INPUT]))
 
 
-def _is_zero(tensor: onnx.TensorProto) -> bool:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return False  # not read here: no exporter writes zeros there
-    return not onnx.numpy_helper.to_array(tensor).astype("float64").any()
+def _list_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yields the nodes of a graph and of the branches and loops in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _list_nodes(inner)
 
 
-def check_memory(file: OnnxFile) -> None:
-    """Refuses to begin a build that the machine's memory would end.
-
-    Raises:
-        ResourceError: Names what is needed and what is free.
-    """
-    needed, free = math.ceil(RAM_FACTOR * file.num_bytes), psutil.virtual_memory().available
-    if needed > free:
-        raise ResourceError(
-            f"building from {file.path} takes about {format_bytes(needed)} of memory "
-            f"({RAM_FACTOR:g} × the model's {format_bytes(file.num_bytes)}); "
-            f"{format_bytes(free)} are free",
-            remedy="build on a machine with more, or export with weights: qdq_int4",
+def _check_domain(file: OnnxFile, node: onnx.NodeProto) -> None:
+    if node.domain not in STANDARD_DOMAINS:
+        raise IncompatibleError(
+            f"{file.path}: node {node.name or node.op_type} is {node.domain}::{node.op_type}; "
+            "TensorRT takes operators of the standard domain alone",
+            remedy="export with weights: qdq_int4"
+            if node.op_type == "MatMulNBits"
+            else "export the model with llmopt export-onnx",
         )
+
+
+def _check_zero_point(file: OnnxFile, node: onnx.NodeProto, zero: TensorProto | None) -> None:
+    if zero is not None and not _read_values(file, zero).astype("float64").any():
+        return
+    raise IncompatibleError(
+        f"{file.path}: node {node.name or node.op_type} has a zero point "
+        f"({node.input[ZERO_POINT_INPUT]}) that is not "
+        f"{'known before it runs' if zero is None else '0'}, which TensorRT refuses",
+        remedy="export with weights: qdq_int4, which writes an asymmetric grid's offsets as a "
+        "product of their own",
+    )
+
+
+def _read_values(file: OnnxFile, tensor: TensorProto) -> NDArray[Any]:
+    whole = TensorProto()
+    whole.CopyFrom(tensor)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        load_external_data_for_tensor(whole, str(file.path.parent))
+    return numpy_helper.to_array(whole)

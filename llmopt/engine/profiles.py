@@ -1,14 +1,15 @@
-"""Reads a recipe's profiles and holds them against the model, before a builder sees them.
+"""Holds profiles against the model, before a builder sees them.
 
 TensorRT builds many a wrong profile without a word (unknown inputs, sequences beyond the model's
 positions, totals that are no sum), or fails with no more than None.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from math import prod
 
+from llmopt.artifacts.engine_settings import EngineSettings
+from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import (
     POINTS,
@@ -16,14 +17,12 @@ from llmopt.artifacts.optimization_profile import (
     OptimizationProfile,
     dynamic_axes,
 )
-from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.artifacts.tensor_spec import ITEM_BYTES, TensorSpec
+from llmopt.engine.profile_entries import PAST, Entry, ProfileEntries, Sizes, check_order
 from llmopt.errors import IncompatibleError
 
-PAST, SEQUENCE, TOTAL = "past_sequence", "sequence", "total_sequence"
+SEQUENCE, TOTAL = "sequence", "total_sequence"
 MAX_ELEMENTS = 2**31 - 1  # of a tensor, TensorRT's limit
-Shape = tuple[int, ...]
-Entry = int | Shape | tuple[Shape, Shape, Shape]
-ProfileEntries = Mapping[str, Entry]  # axis → size or (min, opt, max); input → three shapes
 
 
 def read_profile(
@@ -33,7 +32,7 @@ def read_profile(
 
     Args:
         name: Of the profile, such as `decode`.
-        entries: By axis a size or `(min, opt, max)`, or by input three shapes.
+        entries: By axis its sizes, or by input its shapes, at min, opt and max.
         description: The model's inputs and limits.
 
     Returns:
@@ -42,42 +41,47 @@ def read_profile(
     Raises:
         IncompatibleError: Names profile, input, axis, value, limit and the way out.
     """
-    axes = dict(_merge(name, _read_entries(name, entries, description)))
-    given = {axis: AxisRange(min=r[0], opt=r[1], max=r[2]) for axis, (r, _) in axes.items()}
-    for axis, axis_range in given.items():
-        _check_order(f"profile {name}: {axes[axis][1]}", axis, axis_range)
+    axes = dict(_merge(name, _read_axes(name, entries, description)))
+    for axis, (sizes, place) in axes.items():
+        try:
+            check_order(f"profile {name}: {place}", sizes, 0 if axis == PAST else 1)
+        except ValueError as error:
+            raise IncompatibleError(str(error)) from None
+    given = {axis: AxisRange(min=s[0], opt=s[1], max=s[2]) for axis, (s, _) in axes.items()}
     given = _add_total(name, given, description)
     _check_complete(name, given, description)
     profile = OptimizationProfile(
         name=name, axes={axis: given[axis] for axis in dynamic_axes(description.inputs)}
     )
-    _check_limits(profile, description)
+    _check_positions(profile, description)
+    _check_elements(profile, description)
     return profile
 
 
-def read_shorthand(text: str) -> tuple[str, dict[str, Entry]]:
-    """Reads `decode:batch=1:8:16,sequence=1`; returns the profile's name and its entries.
+def check_workspace(
+    profile: OptimizationProfile, description: OnnxDescription, settings: EngineSettings
+) -> None:
+    """Refuses a scratch memory that the model's largest output alone would fill.
 
     Raises:
-        IncompatibleError: It is not written so.
+        IncompatibleError: Names the output, its bytes at max, and the limit.
     """
-    name, colon, rest = text.partition(":")
-    entries: dict[str, Entry] = {}
-    for part in rest.split(","):
-        axis, equals, sizes = part.partition("=")
-        numbers = sizes.split(":")
-        if not (name and colon and equals) or not all(n.strip().isdigit() for n in numbers):
+    limit = settings.workspace_bytes
+    for spec in description.outputs if limit is not None else ():
+        shape = profile.shapes(spec)[-1]
+        needed = prod(shape) * ITEM_BYTES[spec.dtype]
+        if limit is not None and needed > limit:
             raise IncompatibleError(
-                f"profile {text!r} is not of the form NAME:AXIS=MIN:OPT:MAX,AXIS=SIZE",
-                remedy="for example decode:batch=1:8:16,sequence=1,past_sequence=1:512:2047",
+                f"profile {profile.name}: {spec.name} takes {format_bytes(needed)} at max "
+                f"{_write_shape(spec, shape)} in {spec.dtype}; workspace_gb allows "
+                f"{format_bytes(limit)}",
+                remedy=f"raise workspace_gb, or {_how_to_shrink(spec)}",
             )
-        entries[axis.strip()] = tuple(map(int, numbers)) if len(numbers) > 1 else int(numbers[0])
-    return name, entries
 
 
-def _read_entries(
+def _read_axes(
     name: str, entries: ProfileEntries, description: OnnxDescription
-) -> Iterator[tuple[str, Shape, str]]:
+) -> Iterator[tuple[str, Sizes, str]]:
     """Yields (axis, its three sizes, where that stands)."""
     inputs = {spec.name: spec for spec in description.inputs}
     axes = dynamic_axes(description.inputs)
@@ -86,62 +90,56 @@ def _read_entries(
         if key in inputs:
             yield from _read_shapes(place, inputs[key], entry)
         elif key in axes:
-            yield key, _read_sizes(place, entry), key
+            yield key, _require_sizes(place, entry), key
         else:
-            known = [*axes, *inputs]
-            near = difflib.get_close_matches(key, known, 1)
+            near = difflib.get_close_matches(key, [*axes, *inputs], 1)
+            known = f"axes {', '.join(axes)}; inputs {', '.join(inputs)}"
             raise IncompatibleError(
                 f"{place} is no dynamic axis or input of the model",
-                remedy=f"did you mean {near[0]}?" if near else f"allowed: {', '.join(axes)}",
+                remedy=f"did you mean {near[0]}?" if near else f"the model has {known}",
             )
 
 
-def _read_sizes(place: str, entry: Entry) -> Shape:
-    sizes = (entry,) * 3 if isinstance(entry, int) else entry
-    if len(sizes) != len(POINTS) or not all(_is_count(size) for size in sizes):
+def _require_sizes(place: str, entry: Entry) -> Sizes:
+    low, best, high = entry
+    if isinstance(low, tuple) or isinstance(best, tuple) or isinstance(high, tuple):
         raise IncompatibleError(
-            f"{place} is {entry!r}, not a whole number or three, [min, opt, max]",
-            remedy="write batch: 8 or batch: [1, 8, 16]",
+            f"{place} is an axis, but has shapes: {[list(s) for s in entry]}",  # type: ignore[arg-type]
+            remedy="give it a size or [min, opt, max]",
         )
-    return tuple(int(size) for size in sizes)  # type: ignore[arg-type]
+    return low, best, high
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _read_shapes(place: str, spec: TensorSpec, entry: Entry) -> Iterator[tuple[str, Shape, str]]:
-    rank = len(spec.axes)
-    shapes: Sequence[object] = entry if isinstance(entry, tuple) else ()
-    if len(shapes) != len(POINTS) or not all(isinstance(shape, tuple) for shape in shapes):
-        raise IncompatibleError(
-            f"{place} is {entry!r}, not three shapes, [min, opt, max]",
-            remedy=f"give three lists of {rank} sizes each",
-        )
-    for point, shape in zip(POINTS, shapes, strict=True):
-        assert isinstance(shape, tuple)
-        if len(shape) != rank or not all(_is_count(size) for size in shape):
+def _read_shapes(place: str, spec: TensorSpec, entry: Entry) -> Iterator[tuple[str, Sizes, str]]:
+    names = ", ".join(axis.name for axis in spec.axes)
+    for point, shape in zip(POINTS, entry, strict=True):
+        if not isinstance(shape, tuple):
             raise IncompatibleError(
-                f"{place} at {point} is {list(shape)}; the input has {rank} axes "
-                f"({', '.join(axis.name for axis in spec.axes)})",
-                remedy=f"give {rank} whole numbers",
+                f"{place} is an input, but has sizes: {list(entry)}",
+                remedy=f"give it three shapes of {len(spec.axes)} sizes ({names})",
+            )
+        if len(shape) != len(spec.axes):
+            raise IncompatibleError(
+                f"{place} at {point} is {list(shape)}; the input has {len(spec.axes)} axes "
+                f"({names})",
+                remedy=f"give {len(spec.axes)} sizes",
             )
     for index, axis in enumerate(spec.axes):
-        sizes = tuple(int(shape[index]) for shape in shapes)  # type: ignore[index]
+        low, best, high = (shape[index] for shape in entry if isinstance(shape, tuple))
         if axis.is_dynamic:
-            yield axis.name, sizes, f"{spec.name}, axis {axis.name}"
-        elif set(sizes) != {axis.size}:
+            yield axis.name, (low, best, high), f"{spec.name}, axis {axis.name}"
+        elif {low, best, high} != {axis.size}:
             raise IncompatibleError(
-                f"{place}: axis {axis.name} is {':'.join(map(str, sizes))}, but the model has it "
+                f"{place}: axis {axis.name} is {low}:{best}:{high}, but the model has it "
                 f"fixed at {axis.size}",
                 remedy=f"write {axis.size} at min, opt and max",
             )
 
 
 def _merge(
-    name: str, entries: Iterator[tuple[str, Shape, str]]
-) -> Iterator[tuple[str, tuple[Shape, str]]]:
-    seen: dict[str, tuple[Shape, str]] = {}
+    name: str, entries: Iterator[tuple[str, Sizes, str]]
+) -> Iterator[tuple[str, tuple[Sizes, str]]]:
+    seen: dict[str, tuple[Sizes, str]] = {}
     for axis, sizes, place in entries:
         before = seen.setdefault(axis, (sizes, place))
         if before[0] != sizes:
@@ -151,20 +149,6 @@ def _merge(
                 remedy=f"axes of one name have one size: give {axis} once",
             )
     yield from seen.items()
-
-
-def _check_order(place: str, axis: str, given: AxisRange) -> None:
-    lowest = 0 if axis == PAST else 1
-    if given.min < lowest:
-        raise IncompatibleError(
-            f"{place} has min {given.min}; the least is {lowest}", remedy=f"set min to {lowest}"
-        )
-    for (low_name, low), (high_name, high) in pairwise(zip(POINTS, given.points, strict=True)):
-        if low > high:
-            raise IncompatibleError(
-                f"{place} has {low_name} {low} above {high_name} {high}",
-                remedy="order them min ≤ opt ≤ max",
-            )
 
 
 def _add_total(
@@ -187,19 +171,21 @@ def _check_complete(
     name: str, given: Mapping[str, AxisRange], description: OnnxDescription
 ) -> None:
     missing = [axis for axis in dynamic_axes(description.inputs) if axis not in given]
+    if TOTAL in missing and len(missing) > 1:
+        missing.remove(TOTAL)  # it follows from the others
     if missing:
         axis = missing[0]
-        spec = next(s for s in description.inputs if axis in {a.name for a in s.axes})
+        names = [s.name for s in description.inputs if axis in {a.name for a in s.axes}]
         raise IncompatibleError(
-            f"profile {name} lacks the axis {axis} (of input {spec.name})",
+            f"profile {name} lacks the axis {axis} (of input {names[0]})",
             remedy=f"add {axis}: [min, opt, max]",
         )
 
 
-def _check_limits(profile: OptimizationProfile, description: OnnxDescription) -> None:
+def _check_positions(profile: OptimizationProfile, description: OnnxDescription) -> None:
     limit = description.max_position_embeddings
     length = TOTAL if TOTAL in profile.axes else SEQUENCE
-    longest = profile.axes[length].max
+    longest = profile.axes[length].max if length in profile.axes else 0
     if longest > limit:
         parts = f" ({PAST} + {SEQUENCE})" if length == TOTAL else ""
         raise IncompatibleError(
@@ -207,13 +193,23 @@ def _check_limits(profile: OptimizationProfile, description: OnnxDescription) ->
             f"max_position_embeddings {limit}",
             remedy=f"lower it to {limit} or less",
         )
+
+
+def _check_elements(profile: OptimizationProfile, description: OnnxDescription) -> None:
     for spec in (*description.inputs, *description.outputs):
         shape = profile.shapes(spec)[-1]
         if prod(shape) > MAX_ELEMENTS:
             raise IncompatibleError(
                 f"profile {profile.name}: {spec.name} has {prod(shape):,} elements at max "
-                f"{list(shape)}; TensorRT takes {MAX_ELEMENTS:,}",
-                remedy="lower the batch or the sequence, or export with last_token_logits: true"
-                if spec.name == "logits"
-                else "lower the batch or the sequence",
+                f"{_write_shape(spec, shape)}; TensorRT takes {MAX_ELEMENTS:,}",
+                remedy=_how_to_shrink(spec),
             )
+
+
+def _write_shape(spec: TensorSpec, shape: tuple[int, ...]) -> str:
+    return " × ".join(f"{a.name} {n}" for a, n in zip(spec.axes, shape, strict=True))
+
+
+def _how_to_shrink(spec: TensorSpec) -> str:
+    lower = "lower the batch or the sequence"
+    return f"{lower}, or export with last_token_logits: true" if spec.name == "logits" else lower

@@ -13,6 +13,8 @@ from llmopt import __version__
 from llmopt.artifacts.artifact import Artifact, describe_files
 from llmopt.artifacts.destination import Destination
 from llmopt.artifacts.manifest import (
+    MANIFEST_NAME,
+    ArtifactKind,
     InputRecord,
     Manifest,
     StepRecord,
@@ -29,7 +31,12 @@ from llmopt.errors import (
     RecipeError,
     ResourceError,
 )
-from llmopt.recipe.inputs import find_other_inputs, installed_versions, preflight
+from llmopt.recipe.inputs import (
+    find_other_inputs,
+    identify_deferred,
+    installed_versions,
+    preflight,
+)
 from llmopt.recipe.peak_memory import read_peak_bytes
 from llmopt.recipe.plan import Plan, PlannedStep
 from llmopt.recipe.resources import resource_errors
@@ -69,11 +76,13 @@ class RunResult:
         artifacts: Step → artifact, for the steps that have one.
         unavailable: Step → why it did not run, for the steps deferred or skipped.
         has_deferred: Whether a step was put off until a machine that can run it.
+        deferred: Step → what was sealed for that machine, for the steps that seal something.
     """
 
     artifacts: Mapping[str, Artifact]
     unavailable: Mapping[str, str]
     has_deferred: bool
+    deferred: Mapping[str, Artifact]
 
 
 def run_plan(
@@ -96,7 +105,7 @@ def run_plan(
         runner = _Runner(plan, destination, store, settings, listener, held)
         for planned in plan.steps:
             runner.run(planned)
-    return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred)
+    return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred, runner.deferred)
 
 
 def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
@@ -115,6 +124,11 @@ def _prepare_workspace(work: Path) -> Path:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     scratch.mkdir(exist_ok=True)
     return scratch
+
+
+def _is_begun(scratch: Path) -> bool:
+    """Tells whether a step left something there that it would go on from."""
+    return bool({path.name for path in scratch.iterdir()} - {FORCED_NAME})
 
 
 def _is_sealed(work: Path, planned: PlannedStep, inputs: Mapping[str, ResolvedInput]) -> bool:
@@ -149,6 +163,7 @@ class _Runner:
         self.artifacts: dict[str, Artifact] = {}
         self.unavailable: dict[str, str] = {}
         self.has_deferred = False
+        self.deferred: dict[str, Artifact] = {}
 
     def run(self, planned: PlannedStep) -> None:
         blocked = self._find_blocked(planned)
@@ -160,7 +175,9 @@ class _Runner:
         except CapabilityError as error:
             if planned.step.when_unavailable == "fail":
                 raise
-            self.has_deferred |= planned.step.when_unavailable == "defer"
+            if planned.step.when_unavailable == "defer":
+                self.has_deferred = True
+                self._seal_deferred(planned, error.message)
             self._set_aside(planned, error.message)
             return
         self.artifacts[planned.name] = artifact
@@ -174,6 +191,34 @@ class _Runner:
     def _set_aside(self, planned: PlannedStep, why: str) -> None:
         self.unavailable[planned.name] = why
         self._listener.event("step_unavailable", step=planned.name, reason=why)
+
+    def _seal_deferred(self, planned: PlannedStep, reason: str) -> None:
+        """Publishes what a machine that can run the step needs, unless it lies there already."""
+        if not planned.step.seals_deferred:
+            return
+        inputs, progress = self._made_inputs(planned), self._listener.progress(planned.name)
+        deferred = replace(planned, identity=identify_deferred(planned.step, planned.inputs))
+        with self._destination.lock(deferred.identity, progress.note):
+            artifact = None if planned.forced else self._destination.find(deferred.identity)
+            if artifact is None or find_other_inputs(artifact.manifest, inputs):
+                artifact = self._make(deferred, inputs, progress, reason)
+            self._link(planned, artifact)
+            self._held.enter_context(self._destination.hold_for_reading(deferred.identity))
+        self.deferred[planned.name] = artifact
+
+    def _find_deferred(self, planned: PlannedStep) -> Artifact | None:
+        """Returns what an earlier run sealed for this step, in the store or where it is linked."""
+        found = self._destination.find(identify_deferred(planned.step, planned.inputs))
+        root = self._settings.output_root
+        if found is not None or root is None:
+            return found
+        link = root / self._plan.loaded.recipe.name / planned.name
+        if not (link / MANIFEST_NAME).exists():
+            return None
+        linked = Artifact.open(link)
+        is_it = linked.manifest.kind == "deferred_build"
+        is_same = linked.manifest.step.settings == planned.step.settings()
+        return linked if is_it and is_same else None
 
     def _find_or_make(self, planned: PlannedStep) -> Artifact:
         progress = self._listener.progress(planned.name)
@@ -208,8 +253,13 @@ class _Runner:
         )
 
     def _make(
-        self, planned: PlannedStep, inputs: Mapping[str, ResolvedInput], progress: Progress
+        self,
+        planned: PlannedStep,
+        inputs: Mapping[str, ResolvedInput],
+        progress: Progress,
+        deferred: str | None = None,
     ) -> Artifact:
+        """Makes the step's artifact or, where it is deferred for a reason, what is sealed then."""
         work = self._destination.open_workspace(planned.identity)
         is_sealed = _is_sealed(work, planned, inputs)
         if planned.forced and not is_sealed and not (work / SCRATCH_NAME / FORCED_NAME).exists():
@@ -220,43 +270,60 @@ class _Runner:
                 if is_sealed:
                     progress.note("resumed: an earlier run finished it, only publishing is left")
                 else:
-                    self._work(planned, inputs, work, progress)
+                    context = self._open_context(planned, work, progress)
+                    self._work(planned, inputs, context, deferred)
                 # Only now: until the manifest stands, a killed run goes on from its last block.
                 if (work / SCRATCH_NAME).exists():
                     shutil.rmtree(work / SCRATCH_NAME)
                 return self._destination.publish(planned.identity, progress.note)
         except ResourceError:
-            if not any(work.iterdir()):  # refused before any work: no folder is to be blocked by it
+            # Refused before any work: no folder is to be blocked by it.
+            if work.exists() and not any(work.iterdir()):
                 self._destination.discard_workspace(planned.identity)
             raise
+
+    def _open_context(self, planned: PlannedStep, work: Path, progress: Progress) -> RunContext:
+        scratch = _prepare_workspace(work)
+        if planned.forced:
+            (scratch / FORCED_NAME).touch()
+        return RunContext(work, scratch, self._settings.device, self._settings.threads, progress)
 
     def _work(
         self,
         planned: PlannedStep,
         inputs: Mapping[str, ResolvedInput],
-        work: Path,
-        progress: Progress,
+        context: RunContext,
+        deferred: str | None,
     ) -> None:
-        scratch = _prepare_workspace(work)
-        if planned.forced:
-            (scratch / FORCED_NAME).touch()
         started = time.perf_counter()
-        context = RunContext(work, scratch, self._settings.device, self._settings.threads, progress)
-        outcome = self._run_step(planned, inputs, context)
+        outcome = self._run_step(planned, inputs, context, deferred)
         total_s = round(time.perf_counter() - started, 3)
-        self._seal(planned, inputs, outcome, work, total_s)
+        outcome = replace(outcome, timings={**outcome.timings, "total_s": total_s})
+        kind = planned.step.produces if deferred is None else "deferred_build"
+        self._seal(planned, inputs, outcome, context.work_folder, kind)
 
     def _run_step(
-        self, planned: PlannedStep, inputs: Mapping[str, ResolvedInput], context: RunContext
+        self,
+        planned: PlannedStep,
+        inputs: Mapping[str, ResolvedInput],
+        context: RunContext,
+        deferred: str | None,
     ) -> Outcome:
         """Runs the step; work that no repetition could go on from is thrown away."""
         try:
+            if deferred is not None:
+                return planned.step.defer(inputs, context, deferred)
+            sealed = None if planned.forced else self._find_deferred(planned)
+            if sealed is not None:
+                planned.step.check_deferred(sealed, inputs)
             return planned.step.run(inputs, context)
         except (InputError, IncompatibleError, NumericalError):
             self._destination.discard_workspace(planned.identity)
             raise
-        except (CapabilityError, RecipeError):
-            if not {path.name for path in context.scratch_folder.iterdir()} - {FORCED_NAME}:
+        except BaseException as error:
+            is_refusal = isinstance(error, (CapabilityError, RecipeError, ResourceError))
+            is_interrupt = not isinstance(error, Exception)
+            if (is_refusal or is_interrupt) and not _is_begun(context.scratch_folder):
                 self._destination.discard_workspace(planned.identity)
             raise
 
@@ -275,12 +342,12 @@ class _Runner:
         inputs: Mapping[str, ResolvedInput],
         outcome: Outcome,
         work: Path,
-        total_s: float,
+        kind: ArtifactKind,
     ) -> None:
         files = describe_files(work, leave_out=SCRATCH_NAME)
         step = planned.step
         Manifest(
-            kind=step.produces,
+            kind=kind,
             identity=planned.identity,
             content_digest=content_digest(files),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -305,7 +372,7 @@ class _Runner:
             files=files,
             metrics=outcome.metrics,
             layers=outcome.layers,
-            timings={**outcome.timings, "total_s": total_s},
+            timings=outcome.timings,
             peak_memory_bytes=read_peak_bytes(),
             machine=outcome.machine,
             tools={"llmopt": __version__, **installed_versions(step)},

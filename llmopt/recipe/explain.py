@@ -27,6 +27,8 @@ def explain_change(
     """
     if before is None:
         return "not in the store yet"
+    if before.manifest.kind == "deferred_build":
+        return "deferred by an earlier run"
     changes = list(_find_changes(name, step, inputs, running, before))
     if not changes:
         return "the stored artifact was removed"

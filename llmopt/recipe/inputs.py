@@ -63,6 +63,18 @@ def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
     )
 
 
+def identify_deferred(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
+    """Returns the digest of a deferred step: of all but the libraries, which its machine lacks."""
+    return digest_value(
+        {
+            "deferred": step.type_name,
+            "version": step.step_version,
+            "settings": step.identity_settings(),
+            "inputs": {field: given.digest for field, given in inputs.items()},
+        }
+    )
+
+
 def find_other_inputs(manifest: Manifest, inputs: Mapping[str, ResolvedInput]) -> list[str]:
     """Names the inputs whose bytes are not those that an artifact was made of.
 

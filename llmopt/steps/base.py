@@ -104,7 +104,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rough needs of a step: bytes of RAM and disk, floating-point operations."""
+    """Rough needs of a step: bytes of RAM and disk, floating-point operations (0: not known)."""
 
     ram_bytes: int
     disk_bytes: int
@@ -118,12 +118,14 @@ class StepBase(BaseModel, ABC):
         step_version: Raised when the same settings would give another result.
         produces: The kind of artifact.
         is_gate: Whether consumers of `model` must wait for this step.
+        seals_deferred: Whether the step, where it is deferred, writes what another machine needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     step_version: ClassVar[int] = 1
     produces: ClassVar[ArtifactKind]
     is_gate: ClassVar[bool] = False
+    seals_deferred: ClassVar[bool] = False
 
     needs: tuple[str, ...] = Field((), description="Steps to wait for without reading them.")
     when_unavailable: Literal["fail", "defer", "skip"] = Field(
@@ -199,6 +201,23 @@ class StepBase(BaseModel, ABC):
 
         Raises:
             GateFailed: It misses a requirement.
+        """
+
+    def defer(self, inputs: StepInputs, context: RunContext, reason: str) -> Outcome:
+        """Writes what another machine needs to finish the step; only where `seals_deferred`.
+
+        Args:
+            inputs: As for `run`.
+            context: As for `run`; what is written becomes an artifact of kind `deferred_build`.
+            reason: Why this machine can't run the step.
+        """
+        raise NotImplementedError
+
+    def check_deferred(self, deferred: Artifact, inputs: StepInputs) -> None:
+        """Holds what an earlier run deferred against what lies here now, before the step runs.
+
+        Raises:
+            InputError: It is not what was sealed.
         """
 
     @abstractmethod

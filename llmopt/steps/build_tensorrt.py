@@ -1,66 +1,140 @@
 """`build.tensorrt`: an ONNX model as a TensorRT engine with named dynamic profiles."""
 
 import importlib.util
-from typing import Annotated, ClassVar, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from llmopt.artifacts.engine_description import BackendName, EngineSettings
+from llmopt.artifacts.artifact import Artifact
+from llmopt.artifacts.engine_settings import EngineSettings
+from llmopt.artifacts.files import expand_home
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.onnx_description import (
     DESCRIPTION_NAME,
-    MODEL_NAME,
     OnnxDescription,
     read_onnx_description,
 )
 from llmopt.artifacts.optimization_profile import OptimizationProfile
-from llmopt.engine.profiles import Entry, read_profile
-from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.engine.backends import BACKENDS, RTX, Backend, choose_backend
+from llmopt.engine.build_needs import DISK_FACTOR, RAM_FACTOR, measure_model_bytes
+from llmopt.engine.cuda_driver import list_gpus
+from llmopt.engine.profile_entries import read_entries
+from llmopt.engine.profiles import check_workspace, read_profile
+from llmopt.errors import CapabilityError, IncompatibleError, InputError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+from llmopt.steps.base import (
+    Estimate,
+    InputRef,
+    NotIdentity,
+    Outcome,
+    RunContext,
+    StepBase,
+    StepInputs,
+)
 
-BACKENDS: tuple[BackendName, ...] = ("tensorrt_rtx", "tensorrt")
 BYTES_PER_GB = 1_000_000_000
+CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]\Z")
 
 
 class BuildTensorrt(StepBase):
     """Builds a TensorRT engine from an exported model."""
 
     produces: ClassVar[ArtifactKind] = "tensorrt_engine"
+    seals_deferred: ClassVar[bool] = True
 
     uses: Literal["build.tensorrt"]
     onnx: Annotated[str, InputRef(("onnx_model",))] = Field(description="The exported model.")
     profiles: dict[str, dict[str, JsonValue]] = Field(
         min_length=1,
-        description="Named profiles: for each dynamic axis a size or [min, opt, max], or for an "
-        "input three shapes. total_sequence is the sum of the other two.",
+        description="Named profiles: for each dynamic axis a size, [min, opt, max] or "
+        "MIN..OPT..MAX, or for an input three shapes. One axis may have {buckets: [128, 512]}, "
+        "which makes a profile of each. total_sequence is the sum of the other two.",
     )
     backend: Literal["auto", "tensorrt_rtx", "tensorrt"] = Field(
         "auto",
         description="tensorrt_rtx builds without a GPU, for Turing, Ampere, Ada and Blackwell; "
         "tensorrt needs one, and its engines are what Triton's tensorrt_plan loads. auto takes "
-        "the first that is installed.",
+        "the first that can build here.",
+    )
+    tensorrt_version: str | None = Field(
+        None,
+        pattern=r"^[0-9]+(\.[0-9]+)*$",
+        description="What the backend's version must begin with, such as 10.13: that of the "
+        "server that loads the engine.",
     )
     workspace_gb: float | None = Field(
         None, gt=0, description="Most scratch memory for a kernel (default: TensorRT's)."
     )
     compute_capabilities: tuple[str, ...] = Field(
-        (), description="GPUs that the engine is for, such as 8.9; tensorrt_rtx only."
+        (),
+        description="GPUs that the engine is for, such as 8.9. Default: tensorrt_rtx takes "
+        "8.6 and later; tensorrt builds for the GPU at hand, which must be the one "
+        "named here.",
     )
     weight_streaming: bool = Field(
         False, description="Let weights stay in the host's memory where the GPU's is short."
     )
     tf32: bool = Field(True, description="Let float32 products take TF32.")
+    timing_cache: Annotated[str | None, NotIdentity()] = Field(
+        None,
+        description="A timing.cache of an earlier engine, relative to the recipe, to build "
+        "faster; tensorrt only. Each engine of tensorrt has one beside it.",
+    )
+    _timing_path: Path | None = PrivateAttr(None)
 
     @field_validator("profiles")
     @classmethod
-    def _check_names(
+    def _check_profiles(
         cls, profiles: dict[str, dict[str, JsonValue]]
     ) -> dict[str, dict[str, JsonValue]]:
-        empty = [name for name, entries in profiles.items() if not entries]
-        if empty:
-            raise ValueError(f"profile {empty[0]} is empty")
+        read_entries(profiles)
         return profiles
+
+    @field_validator("tensorrt_version", mode="before")
+    @classmethod
+    def _write_version(cls, value: Any) -> Any:
+        """Takes `11`, which YAML reads as a number; 10.1 and 10.10 would be one number."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("compute_capabilities", mode="before")
+    @classmethod
+    def _write_capabilities(cls, value: Any) -> Any:
+        """Takes 8.9, which YAML reads as a number."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        return [str(each) if isinstance(each, float) else each for each in value]
+
+    @field_validator("compute_capabilities")
+    @classmethod
+    def _check_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [each for each in value if not CAPABILITY.match(each)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no compute capability; write it as 8.9")
+        if len(set(value)) < len(value):
+            raise ValueError(f"compute_capabilities names one twice: {', '.join(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _find_timing_cache(self, info: ValidationInfo) -> "BuildTensorrt":
+        """Relative paths start at the recipe's folder, which the loader gives as context."""
+        if self.timing_cache is not None:
+            base = (info.context or {}).get("folder", Path())
+            self._timing_path = base / expand_home(self.timing_cache)
+        return self
+
+    @property
+    def timing_path(self) -> Path | None:
+        """The file that `timing_cache` means."""
+        return self._timing_path
 
     @property
     def engine_settings(self) -> EngineSettings:
@@ -73,74 +147,119 @@ class BuildTensorrt(StepBase):
             tf32=self.tf32,
         )
 
+    @property
+    def wanted_backends(self) -> tuple[Backend, ...]:
+        """The backends that may build it, in order of preference."""
+        return tuple(BACKENDS.values()) if self.backend == "auto" else (BACKENDS[self.backend],)
+
     def read_profiles(self, description: OnnxDescription) -> tuple[OptimizationProfile, ...]:
         """Expands the profiles and holds them against the model.
 
         Raises:
             IncompatibleError: One of them is wrong.
         """
-        return tuple(
-            read_profile(
-                name, {key: to_entry(value) for key, value in entries.items()}, description
-            )
-            for name, entries in self.profiles.items()
+        profiles = tuple(
+            read_profile(name, entries, description)
+            for name, entries in read_entries(self.profiles).items()
         )
+        for profile in profiles:
+            check_workspace(profile, description, self.engine_settings)
+        return profiles
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
-        """Checks profiles and graph before any work."""
-        del target
+        """Checks the target's GPU, profiles and the description of the graph before any work."""
+        self._check_target(target)
+        if self._timing_path is not None and not self._timing_path.is_file():
+            raise InputError(
+                f"timing_cache {self._timing_path} does not exist", remedy="leave it out"
+            )
         if "onnx" not in inputs or not (inputs["onnx"].path / DESCRIPTION_NAME).exists():
             return  # made by an earlier step
         folder = inputs["onnx"].path
         description = read_onnx_description(folder)
-        if description.weights == "matmulnbits":
+        if description.weights in ("matmulnbits", "int8_dynamic"):
             raise IncompatibleError(
-                f"{inputs['onnx'].name} holds MatMulNBits, which TensorRT lacks",
-                remedy="export with weights: qdq_int4",
+                f"{inputs['onnx'].name} was exported with weights: {description.weights}, whose "
+                "operators TensorRT lacks",
+                remedy="export with weights: qdq_int4"
+                if description.weights == "matmulnbits"
+                else "export with weights: plain",
             )
         self.read_profiles(description)
 
-    def choose_backend(self) -> BackendName:
-        """Returns the TensorRT to build with.
+    def _check_target(self, target: Target | None) -> None:
+        """Refuses to build for a GPU on which the engine would never run."""
+        if target is None or target.runtime != "tensorrt" or target.capability is None:
+            return
+        capability = f"{target.capability // 10}.{target.capability % 10}"
+        runs_on = self.compute_capabilities or RTX.runs_on or ()
+        if self.backend == "tensorrt_rtx" and capability not in (RTX.runs_on or ()):
+            raise IncompatibleError(
+                f"the target's GPU {target.gpu} has compute capability {capability}; engines of "
+                f"tensorrt_rtx run on {', '.join(RTX.runs_on or ())}",
+                remedy="set backend: tensorrt",
+            )
+        if self.compute_capabilities and capability not in runs_on:
+            raise IncompatibleError(
+                f"compute_capabilities names {', '.join(runs_on)}; the target's GPU {target.gpu} "
+                f"has {capability}",
+                remedy=f"add {capability}",
+            )
 
-        Raises:
-            CapabilityError: It is not installed.
-        """
-        wanted = BACKENDS if self.backend == "auto" else (self.backend,)
-        for name in wanted:
-            if importlib.util.find_spec(name) is not None:
-                return name
-        raise CapabilityError(
-            f"{' or '.join(wanted)} is not installed",
-            remedy="pip install 'llmopt[tensorrt]'"
-            if "tensorrt_rtx" in wanted
-            else "install TensorRT on a machine with a GPU",
-        )
+    def estimate(self, inputs: StepInputs) -> Estimate | None:
+        """Estimates memory and disk from the model's size; the arithmetic is not known."""
+        num_bytes = measure_model_bytes(inputs["onnx"].path)
+        if num_bytes == 0:
+            return None
+        return Estimate(int(RAM_FACTOR * num_bytes), int(DISK_FACTOR * num_bytes), 0)
 
     def identity_packages(self) -> tuple[str, ...]:
-        """Names the libraries whose version changes the engine."""
-        return BACKENDS
+        """Names the library whose version changes the engine; all that could, where none is."""
+        wanted = self.wanted_backends
+        for backend in wanted:
+            if backend.distribution is not None:
+                return (backend.distribution,)
+        return tuple(backend.name for backend in wanted)
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Builds the engine in a process of its own.
 
         Raises:
-            CapabilityError: TensorRT or the onnx package is not installed.
+            CapabilityError: TensorRT or the onnx package is not installed, or it needs a GPU.
         """
-        backend = self.choose_backend()
-        if importlib.util.find_spec("onnx") is None:
-            raise CapabilityError(
-                "build.tensorrt reads the graph with onnx, which is not installed",
-                remedy="pip install 'llmopt[onnx]'",
-            )
+        _require_onnx()
+        backend = choose_backend(self.wanted_backends, self.tensorrt_version, list_gpus())
         self.preflight(inputs, None)
         from llmopt.steps.build_run import run_build_step  # noqa: PLC0415 - onnx
 
-        return run_build_step(self, backend, inputs["onnx"].path / MODEL_NAME, context)
+        return run_build_step(self, backend.name, inputs["onnx"].path, context)
+
+    def defer(self, inputs: StepInputs, context: RunContext, reason: str) -> Outcome:
+        """Checks everything but the machine, and seals what the build is to be made of.
+
+        Raises:
+            CapabilityError: The onnx package, which reads the graph, is not installed.
+        """
+        _require_onnx()
+        self.preflight(inputs, None)
+        from llmopt.steps.build_run import run_deferral  # noqa: PLC0415 - onnx
+
+        return run_deferral(self, inputs["onnx"].path, context, reason)
+
+    def check_deferred(self, deferred: Artifact, inputs: StepInputs) -> None:
+        """Holds the sealed digests against the model that lies here.
+
+        Raises:
+            InputError: The model, or what was sealed, is another.
+        """
+        from llmopt.steps.build_run import check_sealed  # noqa: PLC0415 - onnx
+
+        check_sealed(deferred, inputs["onnx"].path)
 
 
-def to_entry(value: JsonValue) -> Entry:
-    """Turns the lists of a recipe into tuples, whatever else it holds left for the profile's check."""
-    if isinstance(value, list):
-        return tuple(to_entry(each) for each in value)  # type: ignore[return-value]
-    return value  # type: ignore[return-value]
+def _require_onnx() -> None:
+    if importlib.util.find_spec("onnx") is None:
+        raise CapabilityError(
+            "build.tensorrt reads the graph with onnx, which is not installed",
+            remedy="pip install 'llmopt[onnx]'",
+        )
