@@ -1,7 +1,7 @@
 """The building process: parses an ONNX file and builds an engine, TensorRT or TensorRT-RTX.
 
-Run as `python -m llmopt.engine.builder JOB.json`. One code serves TensorRT 10 and 11 and
-TensorRT-RTX; what one of them lacks is asked for with hasattr.
+Run as `python -m llmopt.engine.builder JOB.json PARENT_PID`. One code serves TensorRT 10 and 11 and
+TensorRT-RTX, which parts from them where it builds without a GPU.
 """
 
 import sys
@@ -66,14 +66,13 @@ def build(text: str) -> ChildEvent:
     except (TypeError, RuntimeError):  # what a constructor gives that returns null
         raise unavailable("; ".join(logger.errors) or "it makes no builder") from None
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parse(trt, network, logger, job)
+    parser = parse(trt, network, logger, job)  # which owns the weights until the engine is built
     config = builder.create_builder_config()
     capabilities = configure(trt, builder, config, job)
     timings = open_timings(config, job)
     config.progress_monitor = monitor = make_monitor(trt)
-    say(ChildEvent(kind="phase", text="building"))
     engine = builder.build_serialized_network(network, config)
-    del monitor
+    del monitor, parser
     if engine is None:
         raise refuse("; ".join(logger.errors) or "the builder gave no engine and no reason")
     if timings is not None:
@@ -82,8 +81,11 @@ def build(text: str) -> ChildEvent:
     return ChildEvent(kind="done", text=str(trt.__version__), values=capabilities)
 
 
-def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> None:
+def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> Any:
     """Parses the graph, and sees to it that TensorRT reads the inputs and outputs that it names.
+
+    Returns:
+        The parser.
 
     Raises:
         ChildError: The parser's errors, or what it reads otherwise.
@@ -101,6 +103,7 @@ def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> None:
     ]
     if differences:
         raise refuse("; ".join(differences))
+    return parser
 
 
 def find_differences(
@@ -191,14 +194,14 @@ def find_capability(job: BuildJob) -> tuple[str, ...]:
 
 
 def open_timings(config: Any, job: BuildJob) -> Any:
-    """Gives the builder the timing cache to begin with; None where the backend has none.
+    """Gives the builder the timing cache to begin with; None where the backend times nothing.
 
     Raises:
         ChildError: One is given that the backend can't use.
     """
-    if not hasattr(config, "create_timing_cache"):
+    if BACKENDS[job.backend].builds_without_gpu:  # its cache stays empty: kernels come at loading
         if job.known_timings is not None:
-            raise refuse(f"{job.backend} has no timing cache: leave timing_cache out")
+            raise refuse(f"{job.backend} times no kernels: leave timing_cache out")
         return None
     data = b"" if job.known_timings is None else Path(job.known_timings).read_bytes()
     cache = config.create_timing_cache(data)

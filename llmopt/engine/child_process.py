@@ -92,6 +92,8 @@ def _start(module: str, job_path: Path, log: int) -> Iterator["subprocess.Popen[
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def _read_event(line: str) -> ChildEvent | None:

@@ -47,7 +47,8 @@ def run(text: str) -> ChildEvent:
     try:
         driver = CudaDriver()
         driver.open_first()
-        engine = load_engine(trt, logger, (folder / ENGINE_NAME).read_bytes())
+        runtime = trt.Runtime(logger)  # which outlives the engine
+        engine = load_engine(runtime, logger, (folder / ENGINE_NAME).read_bytes())
         for fault in find_faults(engine, description):
             say(ChildEvent(kind="fault", text=fault))
         context = engine.create_execution_context()
@@ -61,13 +62,13 @@ def run(text: str) -> ChildEvent:
     return ChildEvent(kind="done", text=str(trt.__version__))
 
 
-def load_engine(trt: Any, logger: Any, data: bytes) -> Any:
+def load_engine(runtime: Any, logger: Any, data: bytes) -> Any:
     """Deserialises an engine.
 
     Raises:
         ChildError: TensorRT does not take it.
     """
-    engine = trt.Runtime(logger).deserialize_cuda_engine(data)
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise refuse("; ".join(logger.errors) or "TensorRT does not load it")
     return engine

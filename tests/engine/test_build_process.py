@@ -47,8 +47,9 @@ def test_a_build_tells_phases_and_keeps_its_log(exported: Path, tmp_path: Path) 
     result = run_build(make_job(exported, tmp_path), phases)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["build.log", "model.engine"]
     assert (tmp_path / "model.engine").read_bytes().startswith(b"vtrt")
-    assert [name for name, _ in phases.seen[:2]] == ["parsing the graph", "building"]
-    assert len(phases.seen) > 2  # TensorRT's own
+    names = [name for name, _ in phases.seen]
+    assert names[0] == "parsing the graph"
+    assert "Building engine" in names  # TensorRT's own
     assert {total for _, total in phases.seen} == {0}  # nobody knows how long they take
     assert result.tensorrt_version.startswith("1.")
     assert "8.9" in result.compute_capabilities
@@ -94,9 +95,9 @@ def test_a_capability_that_it_lacks_is_named_with_those_it_has(
     assert "8.6, 8.9" in error.message
 
 
-def test_a_timing_cache_is_refused_where_there_is_none(exported: Path, tmp_path: Path) -> None:
+def test_a_timing_cache_is_refused_where_nothing_is_timed(exported: Path, tmp_path: Path) -> None:
     job = make_job(exported, tmp_path).model_copy(update={"known_timings": "/nowhere"})
-    fail(job, IncompatibleError, "tensorrt_rtx has no timing cache: leave timing_cache out")
+    fail(job, IncompatibleError, "tensorrt_rtx times no kernels: leave timing_cache out")
 
 
 def test_what_the_parser_reads_otherwise_is_refused(exported: Path, tmp_path: Path) -> None:
