@@ -79,6 +79,10 @@ def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"compared at {positions}"
 
 
+def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
+
+
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
     if all(isinstance(value, dict) for value in metrics.values()):
         if any("kl_mean" in value for value in metrics.values()):

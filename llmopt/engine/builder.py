@@ -33,7 +33,7 @@ def make_monitor(trt: Any) -> Any:
     Their steps are not passed on: most of the time lies in one that counts none.
     """
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 

@@ -64,7 +64,7 @@ def load_backend(name: str) -> Any:
 def make_logger(trt: Any) -> Any:
     """Makes TensorRT's logger, which keeps errors and passes warnings on."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

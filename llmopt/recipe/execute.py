@@ -13,7 +13,6 @@ from llmopt import __version__
 from llmopt.artifacts.artifact import Artifact, describe_files
 from llmopt.artifacts.destination import Destination
 from llmopt.artifacts.manifest import (
-    MANIFEST_NAME,
     ArtifactKind,
     InputRecord,
     Manifest,
@@ -208,14 +207,17 @@ class _Runner:
 
     def _find_deferred(self, planned: PlannedStep) -> Artifact | None:
         """Returns what an earlier run sealed for this step, in the store or where it is linked."""
+        if not planned.step.seals_deferred:
+            return None
         found = self._destination.find(identify_deferred(planned.step, planned.inputs))
         root = self._settings.output_root
         if found is not None or root is None:
             return found
         link = root / self._plan.loaded.recipe.name / planned.name
-        if not (link / MANIFEST_NAME).exists():
-            return None
-        linked = Artifact.open(link)
+        try:
+            linked = Artifact.open(link)
+        except InputError:
+            return None  # nothing there, or what no longer says what it was
         is_it = linked.manifest.kind == "deferred_build"
         is_same = linked.manifest.step.settings == planned.step.settings()
         return linked if is_it and is_same else None

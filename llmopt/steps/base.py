@@ -16,9 +16,7 @@ from llmopt.data.dataset_spec import DatasetSpec
 from llmopt.serving.target import Target
 
 Mark = TypeVar("Mark")
-InputKind = Literal[
-    "checkpoint", "quantized_checkpoint", "dataset", "evaluation", "onnx_model", "tensorrt_engine"
-]  # fmt: skip
+InputKind = ArtifactKind | Literal["checkpoint", "dataset"]
 
 
 @dataclass(frozen=True)
