@@ -93,8 +93,9 @@ def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> Any:
     say(ChildEvent(kind="phase", text="parsing the graph"))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(job.onnx_path):
-        errors = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise refuse("; ".join(errors or logger.errors) or "the parser refused it without a word")
+        errors = [describe_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        said = dict.fromkeys([*errors, *logger.errors])
+        raise refuse("; ".join(said) or "the parser refused it without a word")
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     differences = [
@@ -104,6 +105,11 @@ def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> Any:
     if differences:
         raise refuse("; ".join(differences))
     return parser
+
+
+def describe_error(error: Any) -> str:
+    """Says what the parser has against which node; its description may be but `false`."""
+    return f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}"
 
 
 def find_differences(

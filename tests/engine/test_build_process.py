@@ -123,6 +123,21 @@ def test_a_missing_backend_is_a_missing_capability(exported: Path, tmp_path: Pat
     assert "when_unavailable: defer" in str(error.remedy)
 
 
+def test_an_operator_that_it_lacks_is_named(tmp_path: Path) -> None:
+    """What int8_dynamic exports are made of."""
+    job = write_killer(tmp_path)
+    model = onnx.load(job.onnx_path)
+    del model.graph.node[:]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="narrow"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    model.graph.node.extend(nodes)
+    onnx.save(model, job.onnx_path)
+    error = fail(job, IncompatibleError, "TensorRT-RTX refuses")
+    assert "node narrow (DynamicQuantizeLinear)" in error.message
+
+
 def write_killer(folder: Path) -> BuildJob:
     """Writes a graph that kills TensorRT's parser: it divides by the number of heads."""
     spec = {"batch": -1, "sequence": 4, "hidden": 8}
