@@ -62,10 +62,6 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"lowest SNR {metrics['lowest_snr_db']:.1f} dB in {metrics['lowest_snr_layer']}"
 
 
-def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
-
-
 def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
     size = metrics["weights_bytes"] + metrics["graph_bytes"]
     yield f"{format_bytes(size)}, {metrics['integer_layers']} layers as integers"
@@ -83,10 +79,21 @@ def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
 
 
+def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:
+    for name, figures in metrics.items():
+        yield (
+            f"{name}: prefill {figures['prefill_tokens_per_s']:.0f} tokens/s, decode "
+            f"{figures['decode_tokens_per_s']:.1f} ({figures['decode_speedup']:.2f} x), "
+            f"{format_bytes(figures['added_rss_bytes'])} of memory"
+        )
+
+
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
     if all(isinstance(value, dict) for value in metrics.values()):
         if any("kl_mean" in value for value in metrics.values()):
             yield f"judged in the comparison of {', '.join(metrics)}"
+        elif any("decode_tokens_per_s" in value for value in metrics.values()):
+            yield from _describe_speeds(metrics)
         else:
             yield from _describe_tasks(metrics)
     if "kl_mean" in metrics:

@@ -185,4 +185,5 @@ class _Compared:
 
 def _cosine_distances(a_TW: Array, b_TW: Array) -> Array:
     norms_T = np.linalg.norm(a_TW, axis=-1) * np.linalg.norm(b_TW, axis=-1)
-    return np.maximum(0, 1 - (a_TW * b_TW).sum(-1) / norms_T)
+    distances_T: Array = np.maximum(0, 1 - (a_TW * b_TW).sum(-1) / norms_T)
+    return distances_T

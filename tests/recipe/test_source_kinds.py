@@ -1,4 +1,4 @@
-"""Sources that are exported models: told from checkpoints, hashed, and refused where they are none."""
+"""Sources that are exported models: told from checkpoints, hashed, refused where they are none."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_an_exports_digest_goes_by_its_bytes(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     source = SourceSpec.model_validate({"path": str(tmp_path), "kind": "onnx_model"})
-    with pytest.raises(InputError, match="holds no onnx.json"):
+    with pytest.raises(InputError, match=r"holds no onnx\.json"):
         digest_source(source, tmp_path, FileHasher(None))
 
 
