@@ -79,6 +79,17 @@ def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
 
 
+def _describe_nested(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the figures of candidates or tasks by their names."""
+    known = {name for figures in metrics.values() for name in figures}
+    if "kl_mean" in known:
+        yield f"judged in the comparison of {', '.join(metrics)}"
+    elif "decode_tokens_per_s" in known:
+        yield from _describe_speeds(metrics)
+    else:
+        yield from _describe_tasks(metrics)
+
+
 def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:
     for name, figures in metrics.items():
         yield (
@@ -90,12 +101,7 @@ def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
     if all(isinstance(value, dict) for value in metrics.values()):
-        if any("kl_mean" in value for value in metrics.values()):
-            yield f"judged in the comparison of {', '.join(metrics)}"
-        elif any("decode_tokens_per_s" in value for value in metrics.values()):
-            yield from _describe_speeds(metrics)
-        else:
-            yield from _describe_tasks(metrics)
+        yield from _describe_nested(metrics)
     if "kl_mean" in metrics:
         yield (
             f"KL {metrics['kl_mean']:.6f}{format_interval(metrics, 'kl_mean', 6)} "
