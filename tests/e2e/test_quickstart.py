@@ -46,4 +46,14 @@ def test_the_second_run_does_nothing(run_cli: RunCli) -> None:
     second = run_cli("run", QUICKSTART, "--variant", "smoke", "--json")
     events = [[json.loads(line) for line in run.stdout.splitlines()] for run in (first, second)]
     started = [[e["step"] for e in run if e["event"] == "step_started"] for run in events]
-    assert started == [["quantize", "gate"], []]
+    assert started == [["quantize", "gate", "onnx", "engine"], []]
+
+
+def test_what_follows_the_gate_is_sound(run_cli: RunCli) -> None:
+    assert run_cli("run", QUICKSTART, "--variant", "smoke").returncode == 0
+    exported = run_cli("verify", "out/quickstart/onnx")
+    assert exported.returncode == 0, exported.stderr
+    assert "weights qdq_int4" in exported.stdout
+    engine = run_cli("verify", "out/quickstart/engine")
+    assert engine.returncode == 0, engine.stderr
+    assert "profiles prefill, decode" in engine.stdout
