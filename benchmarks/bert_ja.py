@@ -98,7 +98,7 @@ def run_onnx(folder: Path, threads: int) -> Runner:
     description = read_onnx_description(folder)
     encoder = OnnxEncoder(open_session(folder, description, threads), description)
     return lambda inputs: encoder.forward(
-        inputs["input_ids"], inputs["attention_mask"], inputs["token_type_ids"]
+        inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids")
     )
 
 

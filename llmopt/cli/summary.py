@@ -64,7 +64,8 @@ def _describe_checkpoint(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
     size = metrics["weights_bytes"] + metrics["graph_bytes"]
-    yield f"{format_bytes(size)}, {metrics['integer_layers']} layers as integers"
+    layers = metrics["integer_layers"]
+    yield format_bytes(size) + (f", {layers} layers as integers" if layers else "")
     yield f"within {metrics['relative_error']:.2g} of PyTorch's largest value"
     if "cosine_distance" in metrics:
         yield f"cosine distance {metrics['cosine_distance']:.2g}"

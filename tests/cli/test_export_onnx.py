@@ -23,7 +23,7 @@ def test_the_printed_recipe_exports_the_same_bytes(
     assert (step.last_token_logits, step.opset) == (True, 22)
     by_hand = run_here("export-onnx", *options, "-o", "onnx", "--threads", "1")
     assert by_hand.returncode == 0, by_hand.stderr
-    assert "of PyTorch's largest logit" in by_hand.stdout
+    assert "of PyTorch's largest value" in by_hand.stdout
     assert by_hand.stdout.splitlines()[-1] == "onnx"
     assert run_here("run", "r.yaml", "--threads", "1").returncode == 0
     for name in ("model.onnx", "model.onnx.data", "onnx.json"):
