@@ -21,11 +21,22 @@ from tests.quant.pipeline import SMALL_VOCAB, make_small_model
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
+# The others take minutes and run in `make test-full`.
+USUAL = {
+    ("sym", "qdq_int4"), ("sym", "matmulnbits"), ("asym_act_order", "qdq_int4"),
+    ("asym_act_order", "dequantised"), ("asym_8_bits", "qdq_int4"), ("3_bits", "qdq_int4"),
+}  # fmt: skip
 PROMPTS = [[5, 9, 200, 31, 7], [3], [17, 40, 99]]
 
 
-@pytest.mark.parametrize("kv_cache", [True, False], ids=["cache", "no_cache"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kv_cache"),
+    [
+        *((family, True) for family in FAMILIES),
+        ("llama", False),
+        *(pytest.param(family, False, marks=pytest.mark.full) for family in FAMILIES[1:]),
+    ],
+)
 def test_float32_is_pytorchs(tmp_path: Path, family: str, kv_cache: bool) -> None:
     model = make_small_model(tmp_path / "model", family, tie_word_embeddings=family == "qwen2")
     exported = export(model, tmp_path / "onnx", kv_cache=kv_cache)
@@ -44,8 +55,14 @@ def test_float16_is_near_pytorch(tmp_path: Path, dtype: TensorDtype, kv_cache: b
     assert parity.relative_error < TOLERANCES[dtype] / 4
 
 
-@pytest.mark.parametrize("weights", ["qdq_int4", "matmulnbits", "dequantised"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "weights"),
+    [
+        pytest.param(scheme, weights, marks=() if (scheme, weights) in USUAL else pytest.mark.full)
+        for scheme in SCHEMES
+        for weights in ("qdq_int4", "matmulnbits", "dequantised")
+    ],
+)
 def test_integers_are_exact(tmp_path: Path, scheme: str, weights: str) -> None:
     model = make_gptq_model(tmp_path, scheme)
     exported = export(model, tmp_path / "onnx", weights=weights)
@@ -107,7 +124,9 @@ def test_tied_embeddings_are_stored_once(tmp_path: Path) -> None:
     assert tables == ["model.embed_tokens.weight"]
 
 
-@pytest.mark.parametrize("opset", [21, 22, 23, 24])
+@pytest.mark.parametrize(
+    "opset", [23, *(pytest.param(opset, marks=pytest.mark.full) for opset in (21, 22, 24))]
+)
 def test_integers_in_every_opset(tmp_path: Path, opset: int) -> None:
     model = make_gptq_model(tmp_path, "asym")
     exported = export(model, tmp_path / "onnx", weights="qdq_int4", opset=opset)
