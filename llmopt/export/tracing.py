@@ -61,6 +61,9 @@ def trace(module: nn.Module, signature: Signature, opset: int) -> TracedModel:
         onnxscript.optimizer.optimize_ir(model)
     for value in parameters.values():
         model.graph.inputs.remove(value)
+    for value, spec in zip(model.graph.outputs, signature.outputs, strict=True):
+        # The exporter calls an axis of the cache "sequence + past_sequence".
+        value.shape = ir.Shape([axis.name if axis.is_dynamic else axis.size for axis in spec.axes])
     _forget_origins(model)
     return TracedModel(model, parameters)
 

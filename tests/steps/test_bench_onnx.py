@@ -45,10 +45,14 @@ def test_every_candidate_gets_medians_and_every_round_is_kept(
     metrics = make_step().run(given(exported, exported), context).metrics
     assert metrics.keys() == {"a", "b"}
     rounds = json.loads((tmp_path / "rounds.json").read_text(encoding="utf-8"))
+    assert isinstance(metrics["a"], dict)
+    assert metrics["a"]["decode_speedup"] == 1
     for name, figures in metrics.items():
         assert isinstance(figures, dict)
         assert len(rounds[name]) == 2
-        for figure, value in figures.items():
+        assert {"prefill_speedup", "decode_speedup"} <= figures.keys()
+        for figure in rounds[name][0]:
+            value = figures[figure]
             seen = [entry[figure] for entry in rounds[name]]
             assert min(seen) - 1e-3 <= float(str(value)) <= max(seen) + 1e-3
             assert float(str(value)) > 0

@@ -47,7 +47,7 @@ def run(step: ExportOnnx, model: Path, folder: Path) -> Outcome:
 
 def test_weights_must_have_the_form_that_is_asked_for(plain: Path, gptq: Path) -> None:
     refused = {
-        "plain": (gptq, "is quantised (gptq, 4 bits), its weights are not plain"),
+        "plain": (gptq, "is quantised (gptq 4 bits group 32), its weights are not plain"),
         "qdq_int4": (plain, "is not quantised, so it has no integers for weights: qdq_int4"),
         "matmulnbits": (plain, "is not quantised, so it has no integers for weights: matmulnbits"),
         "dequantised": (plain, "is not quantised, so it has no integers for weights: dequantised"),
