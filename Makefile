@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env check format reference freeze
+.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env optimum-onnx-env onnxruntime-genai-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -39,6 +39,12 @@ llmcompressor-env:
 
 autoround-env:
 	bash environments/autoround.sh
+
+optimum-onnx-env:
+	bash environments/optimum-onnx.sh
+
+onnxruntime-genai-env:
+	bash environments/onnxruntime-genai.sh
 
 test-vllm: setup vllm-env
 	$(BIN)/python -m pytest -m vllm

@@ -67,6 +67,8 @@ ENVIRONMENTS = (
     ("triton", "Triton compiler for tests", "the tests of the GPU kernel in `make test-full`"),
     ("llmcompressor", "llm-compressor for benchmarks", "the same"),
     ("autoround", "AutoRound for benchmarks", "making tests/peers/checkpoints"),
+    ("optimum-onnx", "optimum-onnx for benchmarks", "benchmarks/onnx_peers.py"),
+    ("onnxruntime-genai", "onnxruntime-genai for benchmarks", "the same"),
 )
 
 
