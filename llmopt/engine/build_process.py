@@ -71,7 +71,9 @@ def run_build(job: BuildJob, progress: Progress) -> BuildResult:
 
 def _explain(job: BuildJob, end: ChildEnd) -> LlmoptError:
     backend, kind = BACKENDS[job.backend], end.last.kind if end.last is not None else None
-    text = end.last.text if end.last is not None else ""
+    # The last word may be of a phase or a warning: then the way it ended says more.
+    is_final = kind in ("unavailable", "refused", "memory")
+    text = end.last.text if end.last is not None and is_final else ""
     if kind == "unavailable":
         return CapabilityError(
             f"{backend.title} can't be used here: {text}",

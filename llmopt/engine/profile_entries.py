@@ -69,6 +69,7 @@ def read_shorthand(text: str) -> tuple[str, dict[str, JsonValue]]:
     written: dict[str, JsonValue] = {}
     for part in rest.split(","):
         axis, equals, value = (piece.strip() for piece in part.partition("="))
+        value = value.replace("..", ":")  # as recipes write it
         numbers = re.split(r"[:|]", value)
         is_mixed = ":" in value and "|" in value
         if not (name and colon and equals and axis) or is_mixed or not _all_numbers(numbers):

@@ -108,7 +108,12 @@ def run_plan(
 
 
 def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
-    return {field: given for field, given in inputs.items() if given.path.exists()}
+    """Leaves out what is not there yet, but for what another step will make."""
+    return {
+        field: given
+        for field, given in inputs.items()
+        if given.path.exists() or given.maker is not None
+    }
 
 
 def _point_at(given: ResolvedInput, artifact: Artifact) -> ResolvedInput:

@@ -1,7 +1,9 @@
 """Resolves the names of a recipe to files and digests, and steps to identities."""
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from llmopt.artifacts.digest import digest_value
 from llmopt.artifacts.manifest import Manifest
@@ -124,5 +126,15 @@ def validate_recipe(loaded: LoadedRecipe) -> None:
     base = resolve_base_inputs(loaded, None, frozenset(graph.order))
     for name in graph.order:
         names = loaded.recipe.steps[name].input_names()
-        existing = {field: base[given] for field, given in names.items() if given in base}
-        preflight(loaded, name, existing)
+        known = {
+            field: base[given] if given in base else _expect(loaded, given)
+            for field, given in names.items()
+            if given in base or given in loaded.recipe.steps
+        }
+        preflight(loaded, name, known)
+
+
+def _expect(loaded: LoadedRecipe, name: str) -> ResolvedInput:
+    """Describes another step's output, of which nothing is known but its maker."""
+    step = loaded.recipe.steps[name]
+    return ResolvedInput(name, step.produces, "", Path(os.devnull, name), maker=step)

@@ -124,7 +124,8 @@ def check_sealed(deferred: Artifact, folder: Path) -> None:
     if others:
         raise InputError(
             "; ".join(others),
-            remedy="copy the model again, or build from what lies here: --force the step",
+            remedy="was the recipe changed since? then --force the step builds, or seals, what lies "
+            "here; else copy the model again",
         )
 
 

@@ -61,7 +61,7 @@ class BuildTensorrt(StepBase):
     )
     backend: Literal["auto", "tensorrt_rtx", "tensorrt"] = Field(
         "auto",
-        description="tensorrt_rtx builds without a GPU, for Turing, Ampere, Ada and Blackwell; "
+        description="tensorrt_rtx builds without a GPU, for 7.5, 8.6, 8.9 and 12; "
         "tensorrt needs one, and its engines are what Triton's tensorrt_plan loads. auto takes "
         "the first that can build here.",
     )
@@ -149,8 +149,14 @@ class BuildTensorrt(StepBase):
 
     @property
     def wanted_backends(self) -> tuple[Backend, ...]:
-        """The backends that may build it, in order of preference."""
-        return tuple(BACKENDS.values()) if self.backend == "auto" else (BACKENDS[self.backend],)
+        """The backends that may build it, in order of preference.
+
+        `auto` leaves out those whose engines run on none of the GPUs that are asked for.
+        """
+        if self.backend != "auto":
+            return (BACKENDS[self.backend],)
+        wanted = set(self.compute_capabilities)
+        return tuple(b for b in BACKENDS.values() if b.runs_on is None or wanted <= {*b.runs_on})
 
     def read_profiles(self, description: OnnxDescription) -> tuple[OptimizationProfile, ...]:
         """Expands the profiles and holds them against the model.
@@ -168,6 +174,7 @@ class BuildTensorrt(StepBase):
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
         """Checks the target's GPU, profiles and the description of the graph before any work."""
+        self._check_reach()
         self._check_target(target)
         if self._timing_path is not None and not self._timing_path.is_file():
             raise InputError(
@@ -187,13 +194,24 @@ class BuildTensorrt(StepBase):
             )
         self.read_profiles(description)
 
+    def _check_reach(self) -> None:
+        """Refuses GPUs on which an engine of the backend would never run."""
+        runs_on = RTX.runs_on or ()
+        others = [each for each in self.compute_capabilities if each not in runs_on]
+        if self.backend == RTX.name and others:
+            raise IncompatibleError(
+                f"compute_capabilities: {', '.join(others)}; engines of {RTX.name} run on "
+                f"{', '.join(runs_on)}",
+                remedy="set backend: tensorrt, on a machine with such a GPU",
+            )
+
     def _check_target(self, target: Target | None) -> None:
         """Refuses to build for a GPU on which the engine would never run."""
         if target is None or target.runtime != "tensorrt" or target.capability is None:
             return
         capability = f"{target.capability // 10}.{target.capability % 10}"
         runs_on = self.compute_capabilities or RTX.runs_on or ()
-        if self.backend == "tensorrt_rtx" and capability not in (RTX.runs_on or ()):
+        if self.backend != "tensorrt" and capability not in (RTX.runs_on or ()):
             raise IncompatibleError(
                 f"the target's GPU {target.gpu} has compute capability {capability}; engines of "
                 f"tensorrt_rtx run on {', '.join(RTX.runs_on or ())}",

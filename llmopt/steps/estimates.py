@@ -98,6 +98,9 @@ def estimate_export(checkpoint: Checkpoint, dtype: str, *, packs: bool) -> Estim
             if name.rpartition(".")[0] in shapes
         )
         file_bytes = outside * item_bytes + stored
+    if dtype == "bfloat16":  # held against PyTorch through a float32 copy, beside it on the disk
+        twin = estimate_export(checkpoint, "float32", packs=packs)
+        return Estimate(twin.ram_bytes, int(file_bytes) + twin.disk_bytes, twin.flops)
     # onnxruntime holds the weights and, where they are packed anew for its products, once more.
     ram_bytes = LIBRARIES_BYTES + 2 * file_bytes
     passes = 2 * PARITY_TOKENS  # of onnxruntime and of PyTorch

@@ -188,11 +188,6 @@ def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is a {checkpoint.config.model_type} decoder",
             remedy="use weights: matmulnbits on a checkpoint that quantize.gptq made",
         )
-    if weights == "plain" and stored is not None:
-        raise IncompatibleError(
-            f"{checkpoint.folder} is quantised ({stored.description}), its weights are not plain",
-            remedy="use weights: qdq_int4, matmulnbits or dequantised",
-        )
     if weights in (*INTEGER_FORMS, "dequantised") and stored is None:
         raise IncompatibleError(
             f"{checkpoint.folder} is not quantised, so it has no integers for weights: {weights}",
@@ -209,7 +204,15 @@ def check_weights(weights: OnnxWeights, checkpoint: Checkpoint) -> None:
             f"({stored.description}), which is not exported to ONNX",
             remedy="serve it with vLLM, or export what quantize.gptq makes of the original",
         )
-    if weights in INTEGER_FORMS and not any(isinstance(layer, StoredLayer) for layer in layers):
+    has_integers = any(isinstance(layer, StoredLayer) for layer in layers)
+    if weights == "plain" and stored is not None:
+        raise IncompatibleError(
+            f"{checkpoint.folder} is quantised ({stored.description}), its weights are not plain",
+            remedy="use weights: qdq_int4, matmulnbits or dequantised"
+            if has_integers
+            else "use weights: dequantised",
+        )
+    if weights in INTEGER_FORMS and not has_integers:
         raise IncompatibleError(
             f"{checkpoint.folder} holds no packed integers for weights: {weights}",
             remedy="use weights: dequantised",

@@ -202,6 +202,7 @@ def test_a_slip_in_a_recipe_is_found_without_the_model(
 @pytest.mark.parametrize(
     ("gpu", "step", "message"),
     [
+        ("h100", {}, "h100 has compute capability 9.0; engines of tensorrt_rtx run on"),
         ("h100", {"backend": "tensorrt_rtx"}, "h100 has compute capability 9.0; engines of"),
         ("a100-80", {"backend": "tensorrt_rtx"}, "a100-80 has compute capability 8.0"),
         ("rtx4090", {"compute_capabilities": [8.6]}, "names 8.6; the target's GPU rtx4090 has 8.9"),
@@ -238,3 +239,20 @@ def test_a_terminal_shows_phases_without_a_share_that_nobody_knows(
     assert "build: Building engine" in drawn
     assert not re.search(r"build: .*\d+(/\d+|%)", drawn)
     assert re.search(r"✓ build: done in \d+\.\d s", drawn)
+
+
+@pytest.mark.parametrize("backend", ["auto", "tensorrt_rtx"])
+def test_an_a100_needs_the_other_tensorrt(backend: str) -> None:
+    profiles = {"p": {"batch": 1, "sequence": 8, "past_sequence": 0}}
+    step = BuildTensorrt.model_validate(
+        {
+            "uses": "build.tensorrt", "onnx": "m", "profiles": profiles, "backend": backend,
+            "compute_capabilities": ["8.0"],
+        }
+    )  # fmt: skip
+    if backend == "auto":
+        assert [each.name for each in step.wanted_backends] == ["tensorrt"]
+        return
+    with pytest.raises(IncompatibleError, match=r"compute_capabilities: 8\.0; engines of") as told:
+        step.preflight({}, None)
+    assert "backend: tensorrt" in str(told.value.remedy)

@@ -40,7 +40,7 @@ def test_a_cancelled_build_leaves_nothing(
 
     def is_building() -> bool:
         children[:] = find_builders(run.process.pid, place.root)
-        return bool(children)
+        return any(has_begun(child) for child in children)
 
     assert run.wait_for(is_building), run.stderr
     run.send(number)
@@ -55,6 +55,14 @@ def test_a_cancelled_build_leaves_nothing(
     assert place.find_leftovers() == []
     code, stderr = place.run(*arguments)
     assert code == 0, stderr
+
+
+def has_begun(child: psutil.Process) -> bool:
+    """Tells whether a builder has been at work, so that its parent surely knows of it."""
+    try:
+        return sum(child.cpu_times()[:2]) > 0.1
+    except psutil.NoSuchProcess:
+        return False
 
 
 RECIPE = """

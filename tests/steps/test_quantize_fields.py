@@ -88,7 +88,7 @@ def test_inputs_are_no_settings(step: type[StepBase]) -> None:
     names = [name for name in step.input_fields() if name != "metrics_of"]
     lists = {"candidates"} & set(names)
     values = {name: ["x"] if name in lists else "x" for name in names}
-    needed = {"require": {"kl_mean": {"max": 1}}, "tasks": ["t"]}
+    needed = {"require": {"kl_mean": {"max": 1}}, "tasks": ["t"], "profiles": {"p": {"batch": 1}}}
     extra = {name: value for name, value in needed.items() if name in step.model_fields}
     made = step.model_validate(
         {"uses": step.model_fields["uses"].annotation.__args__[0], **values, **extra}
