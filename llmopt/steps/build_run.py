@@ -124,8 +124,8 @@ def check_sealed(deferred: Artifact, folder: Path) -> None:
     if others:
         raise InputError(
             "; ".join(others),
-            remedy="was the recipe changed since? then --force the step builds, or seals, what lies "
-            "here; else copy the model again",
+            remedy="was the recipe changed since? then --force the step builds, or seals, what "
+            "lies here; else copy the model again",
         )
 
 
