@@ -15,7 +15,7 @@ from tests.quant.pipeline import make_small_model
 
 pytestmark = [needs_rtx, pytest.mark.usefixtures("one_thread")]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
-INTEGER_SCHEMES = [s for s, (bits, *_) in SCHEMES.items() if bits in (4, 8)]
+DTYPES: tuple[TensorDtype, ...] = ("float32", "float16", "bfloat16")
 
 
 def build(model: Path, folder: Path, *, kv_cache: bool = True) -> BuildResult:
@@ -37,9 +37,14 @@ def test_gptq_int4_becomes_an_engine(tmp_path: Path, scheme: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kv_cache", [True, False], ids=["cache", "no_cache"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype", "kv_cache"),
+    [
+        *((family, dtype, True) for family in FAMILIES for dtype in DTYPES),
+        *(("llama", dtype, False) for dtype in DTYPES),
+        *((family, "float16", False) for family in FAMILIES[1:]),
+    ],
+)
 def test_every_family_and_dtype(
     tmp_path: Path, family: str, dtype: TensorDtype, kv_cache: bool
 ) -> None:
@@ -49,9 +54,14 @@ def test_every_family_and_dtype(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("weights", ["qdq_int4", "dequantised"])
-@pytest.mark.parametrize("scheme", INTEGER_SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "weights", "dtype"),
+    [
+        *((scheme, "qdq_int4", "float16") for scheme in SCHEMES),
+        *((scheme, "qdq_int4", dtype) for scheme in ("sym", "asym") for dtype in DTYPES[::2]),
+        ("asym_act_order", "dequantised", "float16"),
+    ],
+)
 def test_every_form_of_integers(
     tmp_path: Path, scheme: str, weights: OnnxWeights, dtype: TensorDtype
 ) -> None:
