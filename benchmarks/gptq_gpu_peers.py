@@ -14,8 +14,8 @@ model has none to lose (gptq_peers.py measures that on a trained one).
 import argparse
 import json
 import os
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -81,7 +81,9 @@ def run(command: list[str | Path], folder: Path) -> Result:
     with MeasuredProcess(command, out, folder / "stderr", cwd=folder, env=environment) as process:
         usage = process.wait()
     said = json.loads(out.read_text(encoding="utf-8").splitlines()[-1])
-    return Result(usage, said["tool"], said.get("gpu_peak_bytes", 0))
+    if torch.cuda.is_available() and not said["gpu_peak_bytes"]:
+        raise SystemExit(f"{said['tool']} ran on the CPU: its torch sees no GPU")
+    return Result(usage, said["tool"], said["gpu_peak_bytes"])
 
 
 def measure(options: argparse.Namespace, shape: LlamaShape, work: Path) -> list[list[Result]]:
@@ -101,7 +103,7 @@ def measure(options: argparse.Namespace, shape: LlamaShape, work: Path) -> list[
             size_option = ["--batch-size", str(options.batch_size)] if tool else []
             results[tool].append(run([*command, folder / "out", *size_option], folder))
             print(results[tool][-1], file=sys.stderr, flush=True)
-            subprocess.run(["rm", "-rf", folder], check=True)
+            shutil.rmtree(folder)
     return results
 
 

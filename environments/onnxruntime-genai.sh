@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venvs/onnxruntime-genai: the exporter that benchmarks/onnx_peers.py compares with. A benchmark
-# tool only.
+# Makes .venvs/onnxruntime-genai: the builder that benchmarks/onnx_peers.py compares with. No test
+# needs it.
 #
 #   environments/onnxruntime-genai.sh            build it, or return at once when nothing here changed
 #   environments/onnxruntime-genai.sh --relock   resolve anew and rewrite the pins, then build
@@ -9,45 +9,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name=onnxruntime-genai module=onnxruntime_genai.models.builder
-readonly -a packages=(onnxruntime-genai==0.18.0 torch==2.13.0 onnxruntime==1.32.0 onnx onnx_ir transformers==5.23.0 sentencepiece)
-readonly venv=.venvs/$name pins=environments/$name-constraints.txt
-readonly python=${PYTHON:-python3.11}
+readonly name=onnxruntime-genai package=onnxruntime-genai==0.18.0
+readonly module=onnxruntime_genai.models.builder
+# What its builder imports, and its metadata does not name.
+readonly resolved_with=(
+  torch==2.13.0+cpu onnxruntime==1.32.0 onnx==1.23.2 onnx-ir==1.1.0 transformers==5.23.0 sentencepiece
+)
+source environments/pinned-venv.sh
 
-hash_inputs() { cat "environments/$name.sh" "$pins" | sha256sum; }
+list_requirements() { metadata_of "$package"; }
 
-make_venv() {
-  rm -rf "$venv"
-  "$python" -m venv "$venv"
-}
-
-install() { "$venv/bin/pip" install -qq "$@"; }
-
-relock() {
-  make_venv
-  install "${packages[@]}"
-  {
-    echo "# Written by environments/$name.sh --relock on Python 3.11, x86-64 Linux."
-    "$venv/bin/pip" list --format=freeze | grep -v '^pip=='
-  } >"$pins"
-}
-
-build() {
-  make_venv
-  install --no-deps --requirement "$pins"
-  "$venv/bin/python" -c "import $module" >"$venv/import.log" 2>&1 || {
-    cat "$venv/import.log" >&2
-    return 1
-  }
-  hash_inputs >"$venv/.stamp"
-}
-
-case ${1:-} in
-  '' | --relock) ;;
-  *) echo "usage: environments/$name.sh [--relock]" >&2 && exit 2 ;;
-esac
-mkdir -p .venvs
-exec 9>".venvs/$name.lock"
-flock 9
-if [[ ${1:-} == --relock ]]; then relock; fi
-if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$(hash_inputs)" ]]; then build; fi
+make_environment "$@"

@@ -1,53 +1,17 @@
 #!/usr/bin/env bash
-# Makes .venvs/optimum-onnx: the exporter that benchmarks/onnx_peers.py compares with. A benchmark
-# tool only; it needs an older transformers than llmopt.
+# Makes .venvs/optimum-onnx: the exporter that benchmarks/onnx_peers.py compares with. No test needs it.
 #
 #   environments/optimum-onnx.sh            build it, or return at once when nothing here changed
 #   environments/optimum-onnx.sh --relock   resolve anew and rewrite the pins, then build
 #
-# torch 2.13.0+cpu comes from wherever pip is set to look.
+# It needs an older transformers than llmopt. torch 2.13.0+cpu comes from wherever pip is set to look.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly name=optimum-onnx module=optimum.exporters.onnx
-readonly -a packages=(optimum-onnx==0.1.0 torch==2.13.0 onnxruntime==1.32.0 accelerate)
-readonly venv=.venvs/$name pins=environments/$name-constraints.txt
-readonly python=${PYTHON:-python3.11}
+readonly name=optimum-onnx package=optimum-onnx==0.1.0 module=optimum.exporters.onnx
+readonly resolved_with=(torch==2.13.0+cpu onnxruntime==1.32.0 accelerate==1.15.0)
+source environments/pinned-venv.sh
 
-hash_inputs() { cat "environments/$name.sh" "$pins" | sha256sum; }
+list_requirements() { metadata_of "$package"; }
 
-make_venv() {
-  rm -rf "$venv"
-  "$python" -m venv "$venv"
-}
-
-install() { "$venv/bin/pip" install -qq "$@"; }
-
-relock() {
-  make_venv
-  install "${packages[@]}"
-  {
-    echo "# Written by environments/$name.sh --relock on Python 3.11, x86-64 Linux."
-    "$venv/bin/pip" list --format=freeze | grep -v '^pip=='
-  } >"$pins"
-}
-
-build() {
-  make_venv
-  install --no-deps --requirement "$pins"
-  "$venv/bin/python" -c "import $module" >"$venv/import.log" 2>&1 || {
-    cat "$venv/import.log" >&2
-    return 1
-  }
-  hash_inputs >"$venv/.stamp"
-}
-
-case ${1:-} in
-  '' | --relock) ;;
-  *) echo "usage: environments/$name.sh [--relock]" >&2 && exit 2 ;;
-esac
-mkdir -p .venvs
-exec 9>".venvs/$name.lock"
-flock 9
-if [[ ${1:-} == --relock ]]; then relock; fi
-if [[ $(cat "$venv/.stamp" 2>/dev/null) != "$(hash_inputs)" ]]; then build; fi
+make_environment "$@"

@@ -84,6 +84,7 @@ def _examine(folder: Path, onnx: Path | None) -> Examination:
 
         exported = verify_onnx(folder)
         seen.faults += exported.faults
+        seen.not_checked += exported.not_checked
         seen.checked.append(f"ONNX model ({exported.description})")
     elif (folder / "config.json").exists() or not seen.checked:
         _examine_checkpoint(folder, seen)

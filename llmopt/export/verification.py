@@ -28,10 +28,12 @@ class OnnxReport:
     Attributes:
         description: One line: model type, task, dtype, weights.
         faults: One sentence each; empty where the model is sound.
+        not_checked: What could not be looked at, with the reason.
     """
 
     description: str
     faults: list[str]
+    not_checked: list[str]
 
 
 def verify_onnx(folder: Path) -> OnnxReport:
@@ -45,6 +47,9 @@ def verify_onnx(folder: Path) -> OnnxReport:
     return OnnxReport(
         f"{kind}, weights {description.weights}, opset {description.opset}",
         list(_find_faults(folder, description)),
+        ["running it: onnxruntime's CPU provider lacks bfloat16"]
+        if description.dtype == "bfloat16"
+        else [],
     )
 
 

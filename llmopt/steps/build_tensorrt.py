@@ -24,7 +24,7 @@ from llmopt.artifacts.onnx_description import (
     read_onnx_description,
 )
 from llmopt.artifacts.optimization_profile import OptimizationProfile
-from llmopt.engine.backends import BACKENDS, RTX, Backend, choose_backend
+from llmopt.engine.backends import BACKENDS, RTX, Backend, choose_backend, why_not_built_here
 from llmopt.engine.build_needs import DISK_FACTOR, RAM_FACTOR, measure_model_bytes
 from llmopt.engine.cuda_driver import list_gpus
 from llmopt.engine.profile_entries import read_entries
@@ -233,8 +233,9 @@ class BuildTensorrt(StepBase):
 
     def identity_packages(self) -> tuple[str, ...]:
         """Names the library whose version changes the engine; all that could, where none is."""
-        wanted = self.wanted_backends
-        for backend in wanted:
+        wanted, gpus = self.wanted_backends, list_gpus()
+        builders = [b for b in wanted if not why_not_built_here(b, self.tensorrt_version, gpus)]
+        for backend in (*builders, *wanted):
             if backend.distribution is not None:
                 return (backend.distribution,)
         return tuple(backend.name for backend in wanted)

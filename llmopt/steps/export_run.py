@@ -41,6 +41,7 @@ def run_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Out
             "relative_error": parity.relative_error,
             "top1_agreement": parity.top1_agreement,
             "compared_positions": parity.num_positions,
+            "checked_as": "float32" if step.dtype == "bfloat16" else step.dtype,
             "integer_layers": len(exported.integer_layers),
             **measure_files(context.work_folder),
         },

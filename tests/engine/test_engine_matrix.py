@@ -50,7 +50,8 @@ def test_every_family_and_dtype(
 ) -> None:
     model = make_small_model(tmp_path / "model", family)
     export(model, tmp_path / "onnx", dtype=dtype, kv_cache=kv_cache)
-    build(tmp_path / "onnx", tmp_path / "engine", kv_cache=kv_cache)
+    built = build(tmp_path / "onnx", tmp_path / "engine", kv_cache=kv_cache)
+    assert built.compute_capabilities
 
 
 @pytest.mark.full
@@ -67,18 +68,18 @@ def test_every_form_of_integers(
 ) -> None:
     model = make_gptq_model(tmp_path, scheme)
     export(model, tmp_path / "onnx", weights=weights, dtype=dtype)
-    build(tmp_path / "onnx", tmp_path / "engine")
+    assert build(tmp_path / "onnx", tmp_path / "engine").compute_capabilities
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("opset", [18, 20, 21, 22, 23, 24])
 def test_every_opset(tmp_path: Path, opset: int) -> None:
     export(make_small_model(tmp_path / "model"), tmp_path / "onnx", dtype="float16", opset=opset)
-    build(tmp_path / "onnx", tmp_path / "engine")
+    assert build(tmp_path / "onnx", tmp_path / "engine").compute_capabilities
 
 
 @pytest.mark.full
 def test_last_token_logits(tmp_path: Path) -> None:
     model = make_small_model(tmp_path / "model")
     export(model, tmp_path / "onnx", dtype="float16", last_token_logits=True)
-    build(tmp_path / "onnx", tmp_path / "engine")
+    assert build(tmp_path / "onnx", tmp_path / "engine").compute_capabilities

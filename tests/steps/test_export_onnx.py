@@ -9,6 +9,7 @@ import torch
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import IncompatibleError, NumericalError
+from llmopt.export.verification import verify_onnx
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.export_onnx import ExportOnnx
 from llmopt.steps.union import step_types
@@ -115,6 +116,10 @@ def test_an_export_reports_how_near_it_is_to_pytorch(gptq: Path, tmp_path: Path)
 def test_bfloat16_is_held_through_its_float32_twin(plain: Path, tmp_path: Path) -> None:
     metrics = run(make_step(dtype="bfloat16"), plain, tmp_path).metrics
     assert float(str(metrics["relative_error"])) < 1e-5
+    assert metrics["checked_as"] == "float32"
+    verified = verify_onnx(tmp_path / "work")
+    assert verified.faults == []
+    assert verified.not_checked == ["running it: onnxruntime's CPU provider lacks bfloat16"]
     assert read_onnx_description(tmp_path / "work").dtype == "bfloat16"
     assert not any((tmp_path / "scratch").iterdir())
 
