@@ -13,7 +13,12 @@ from llmopt.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 ArtifactKind = Literal[
-    "quantized_checkpoint", "evaluation", "onnx_model", "tensorrt_engine", "deferred_build"
+    "quantized_checkpoint",
+    "evaluation",
+    "onnx_model",
+    "tensorrt_engine",
+    "triton_repository",
+    "deferred_build",
 ]
 StarvedTreatment = Literal["rtn", "all_tokens"]
 StarvedPolicy = Literal[StarvedTreatment, "fail"]

@@ -6,9 +6,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 DYNAMIC = -1
-TensorDtype = Literal["float32", "float16", "bfloat16", "int64", "int32"]
+TensorDtype = Literal[
+    "float32", "float16", "bfloat16", "int64", "int32", "uint32", "bool", "string"
+]
+# Strings have no fixed size.
 ITEM_BYTES: Mapping[TensorDtype, int] = {
-    "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4,
+    "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "uint32": 4, "bool": 1,
 }  # fmt: skip
 
 
