@@ -5,7 +5,7 @@ Inputs that are there are judged by their descriptions, those to come by the fie
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llmopt.artifacts.engine_description import EngineDescription, read_engine_description
 from llmopt.artifacts.onnx_description import OnnxDescription, read_onnx_description
@@ -13,7 +13,7 @@ from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.artifacts.triton_description import RepositoryShape
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import SUPPORTED_MODEL_TYPES, read_raw_config
-from llmopt.errors import IncompatibleError
+from llmopt.errors import IncompatibleError, InputError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.stored_weights import describe_checkpoint
 from llmopt.serving.target import Target
@@ -78,6 +78,8 @@ def check_inputs(step: "PackageTriton", inputs: StepInputs, target: Target | Non
             f"{model.name} is an engine, which holds no tokenizer",
             remedy="name the checkpoint that it was made from with tokenizer",
         )
+    if step.shape == "generate" and "tokenizer" in inputs:
+        check_tokenizer(inputs["tokenizer"])
     if not model.path.exists():
         if model.maker is not None:
             check_coming(step, model.name, model.maker)
@@ -85,6 +87,16 @@ def check_inputs(step: "PackageTriton", inputs: StepInputs, target: Target | Non
         check_checkpoint(step, model, target)
     else:
         check_served(step, read_served(model))
+
+
+def check_tokenizer(tokenizer: ResolvedInput) -> None:
+    """Refuses a checkpoint without tokenizer.json, which a generating model reads."""
+    if tokenizer.path.exists() and not (tokenizer.path / "tokenizer.json").exists():
+        raise InputError(
+            f"{tokenizer.path} holds no tokenizer.json, which generation needs",
+            remedy="name a checkpoint that has one, or save it: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
 
 
 def check_budget(step: "PackageTriton") -> None:
@@ -113,6 +125,13 @@ def check_served(step: "PackageTriton", served: ServedModel) -> None:
         check_buckets(step, served)
 
 
+def choose_device(step: "PackageTriton", served: ServedModel) -> Literal["cpu", "cuda"]:
+    """Returns what the server is to compute on: `auto` is cuda for engines and named GPUs."""
+    if step.device != "auto":
+        return step.device
+    return "cuda" if served.engine is not None or step.gpus else "cpu"
+
+
 def make_generate_settings(step: "PackageTriton", served: ServedModel) -> GenerateSettings:
     """Returns what the code of a generating model is told."""
     engine = served.engine
@@ -130,8 +149,9 @@ def make_generate_settings(step: "PackageTriton", served: ServedModel) -> Genera
 
 
 def check_answer_length(step: "PackageTriton", settings: GenerateSettings) -> None:
-    """Refuses default answers that leave no room for a prompt."""
-    if step.default_max_tokens >= settings.max_context:
+    """Refuses default answers that leave no room for a prompt; unasked, they are cut to fit."""
+    is_asked = "default_max_tokens" in step.model_fields_set
+    if is_asked and step.default_max_tokens >= settings.max_context:
         raise IncompatibleError(
             f"default_max_tokens is {step.default_max_tokens}; prompt and answer together have "
             f"{settings.max_context} tokens here",

@@ -15,7 +15,12 @@ from llmopt.artifacts.triton_description import (
 from llmopt.checkpoint.model_config import read_raw_config
 from llmopt.engine import cuda_driver
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
-from llmopt.steps.package_checks import ServedModel, make_generate_settings, read_served
+from llmopt.steps.package_checks import (
+    ServedModel,
+    choose_device,
+    make_generate_settings,
+    read_served,
+)
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.generate_repository import GenerateParts, write_generate
 from llmopt.triton.repository import (
@@ -55,7 +60,7 @@ def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValu
 def _write_generate(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
     model = inputs["model"]
     served = read_served(model)
-    device = _choose_device(step, served)
+    device = choose_device(step, served)
     parts = GenerateParts(
         source=model.path,
         settings=make_generate_settings(step, served),
@@ -108,12 +113,6 @@ def make_options(step: PackageTriton, device: Device) -> ServingOptions:
         parameters=step.parameters,
         environment=step.environment_path,
     )
-
-
-def _choose_device(step: PackageTriton, served: ServedModel) -> Device:
-    if step.device != "auto":
-        return step.device
-    return "cpu" if served.engine is None else "cuda"
 
 
 def _locate_tokenizer(inputs: StepInputs) -> Path:

@@ -118,7 +118,8 @@ class PackageTriton(StepBase):
     )
     instances: int = Field(1, ge=1, description="Copies of the model, per GPU.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="What the server computes on; auto: cuda for engines, else cpu."
+        "auto",
+        description="What the server computes on; auto: cuda for engines or named gpus, else cpu.",
     )
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), description="Numbers of the server's GPUs (default: all that it has)."

@@ -74,7 +74,7 @@ def _write_start(repository: Path, mount: str) -> str:
 def _make_request(description: TritonDescription) -> dict[str, object]:
     prompt = description.prompt
     if description.shape == "ensemble":
-        text = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": [prompt]}
+        text = {"name": "text_input", "datatype": "BYTES", "shape": [1, 1], "data": [prompt]}
         return {"inputs": [text]}
     sampling = {"max_tokens": 64, "temperature": 0}
     if description.shape == "vllm":
