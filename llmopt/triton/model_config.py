@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -11,7 +12,7 @@ from llmopt.artifacts.triton_description import Backend
 from llmopt.errors import InputError
 
 CONFIG_NAME = "config.pbtxt"
-ModelConfig = pb.ModelConfig
+ModelConfig: TypeAlias = pb.ModelConfig
 TRITON_DTYPES: dict[TensorDtype, str] = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -76,7 +77,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _dtype(spec: TensorSpec) -> int:
-    return pb.DataType.Value(TRITON_DTYPES[spec.dtype])
+    return int(pb.DataType.Value(TRITON_DTYPES[spec.dtype]))
 
 
 def _dims(spec: TensorSpec, max_batch_size: int) -> list[int]:
