@@ -157,7 +157,6 @@ class TritonServer:
         inherited = {k: v for k, v in os.environ.items() if k not in HIDDEN_VARIABLES}
         variables = {
             **inherited,
-            "PYTHONDONTWRITEBYTECODE": "1",  # the repository stays as it is
             "PYTHONNOUSERSITE": "1",
             **self._environment.variables(),
             **self._options.variables,
