@@ -1,4 +1,4 @@
-"""What every shape of repository writes alike: folders, big files, and the config's common parts."""
+"""What every shape of repository writes alike: folders, big files, the config's common parts."""
 
 import errno
 import os
