@@ -19,6 +19,9 @@ from llmopt.triton.server_distribution import SERVER_NUMPY
 
 STAMP_NAME = "llmopt-requirements.txt"  # stands in a whole environment
 
+# The stub hears no PYTHONDONTWRITEBYTECODE, and a sealed repository must stay as it is.
+NO_BYTECODE = "import sys; sys.dont_write_bytecode = True\n"
+
 
 @dataclass(frozen=True)
 class ModelEnvironment:
@@ -71,7 +74,7 @@ def make_environment(
     lines = sorted({line for line in requirements if not re.match(r"numpy\b(?!-)", line, re.I)})
     lines.append(SERVER_NUMPY)
     library = _find_python_library()
-    key = digest_value([lines, sys.version, sys.base_prefix])[:16]
+    key = digest_value([lines, NO_BYTECODE, sys.version, sys.base_prefix])[:16]
     environments = open_cache_folder() / "environments"
     environment = ModelEnvironment(environments / key)
     stamp = environment.folder / STAMP_NAME
@@ -88,6 +91,7 @@ def _build(environment: ModelEnvironment, lines: list[str], library: Path) -> No
     venv.create(environment.folder, symlinks=True, with_pip=False)
     # The stub links to libpython, and the system may have another than this interpreter's.
     (environment.folder / "lib" / library.name).symlink_to(library)
+    (_site_packages(environment) / "llmopt-no-bytecode.pth").write_text(NO_BYTECODE)
     wanted = environment.folder / "wanted.txt"
     wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(environment.python)]
@@ -103,6 +107,11 @@ def _build(environment: ModelEnvironment, lines: list[str], library: Path) -> No
             f"pip could not install {', '.join(lines)}: {said}",
             remedy="see pip's message; packages that lie at hand can be named in PIP_FIND_LINKS",
         )
+
+
+def _site_packages(environment: ModelEnvironment) -> Path:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return environment.folder / "lib" / version / "site-packages"
 
 
 def _find_python_library() -> Path:
