@@ -40,7 +40,11 @@ def list_io(config: Any) -> dict[str, tuple[str, list[int]]]:
 @pytest.mark.parametrize(
     ("task", "engine_io", "answers"),
     [
-        ("score", {"logits": ("TYPE_FP32", [1, TINY_VOCABULARY])}, {"tokens": ("TYPE_STRING", [5])}),
+        (
+            "score",
+            {"logits": ("TYPE_FP32", [1, TINY_VOCABULARY])},
+            {"tokens": ("TYPE_STRING", [5])},
+        ),
         (
             "fill_mask",
             {

@@ -1,6 +1,5 @@
 """Ensembles in the real server: answers equal PyTorch's, batches merge, bad requests fail alone."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from llmopt.artifacts.files import list_files
 from llmopt.artifacts.triton_description import TritonDescription
 from llmopt.errors import RequestFailed
 from llmopt.triton.client import TritonClient
+from llmopt.triton.cpu_configs import make_cpu_config
 from llmopt.triton.grpc_client import GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment, make_environment, read_requirements
 from llmopt.triton.server import ServerOptions, TritonServer
@@ -58,7 +58,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def environment(
-    server_distribution: ServerDistribution, tmp_path_factory: pytest.TempPathFactory
+    server_distribution: ServerDistribution,
 ) -> ModelEnvironment:
     """What requirements.txt of all tasks names, and onnxruntime for the backend's stand-in."""
     del server_distribution
@@ -86,7 +86,9 @@ def served(
     descriptions = {}
     for task, plan in plans.items():
         descriptions[task] = write(repository, plan, task)
-        needed = {line.split(">=")[0] for line in read_requirements(repository / "requirements.txt")}
+        needed = {
+            line.split(">=")[0] for line in read_requirements(repository / "requirements.txt")
+        }
         installed = (environment.folder / "wanted.txt").read_text()
         assert all(name in installed for name in needed)
     options = ServerOptions(
@@ -266,7 +268,9 @@ def test_equal_requests_are_answered_from_the_cache(served: Served) -> None:
 def test_serving_writes_nothing_into_the_repository(served: Served) -> None:
     served.infer("score", ["a"])
     files = list_files(served.repository)
-    assert [name for name in files if name.endswith((".pyc", ".lock")) or "__pycache__" in name] == []
+    assert [
+        name for name in files if name.endswith((".pyc", ".lock")) or "__pycache__" in name
+    ] == []
     assert "score_engine/1/model.onnx" in files
 
 
@@ -283,7 +287,7 @@ def test_a_config_for_gpus_runs_on_cpus_by_an_override(
             client.load("gpu_engine")
         for name in ("gpu_tokenizer", "gpu_postprocessor"):
             client.load(name)
-        client.load("gpu_engine", config=override_kind(repository / "gpu_engine"))
+        client.load("gpu_engine", make_cpu_config(repository / "gpu_engine"))
         client.load("gpu")
         answer = client.generate("gpu", {"text_input": TEXTS[0]})
     assert len(answer["tokens"]) == 5
