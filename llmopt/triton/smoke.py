@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TritonDescription
 from llmopt.errors import CapabilityError
+from llmopt.triton.backends import STAND_IN_REQUIREMENTS
 from llmopt.triton.client import TritonClient
 from llmopt.triton.cpu_configs import make_cpu_config
 from llmopt.triton.model_config import read_config
@@ -130,8 +131,10 @@ def _load_models(
 
 
 def _read_own_requirements(folder: Path, options: SmokeOptions) -> tuple[str, ...]:
-    """Reads what the models need; without GPU the smaller onnxruntime does."""
+    """Reads what the models and stand-ins need; without GPU the smaller onnxruntime does."""
     lines = read_requirements(folder / REQUIREMENTS_NAME)
+    for name in options.backends:
+        lines += STAND_IN_REQUIREMENTS.get(name, ())
     if not options.on_cpu:
         return lines
     return tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in lines)
