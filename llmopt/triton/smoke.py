@@ -27,12 +27,14 @@ class SmokeOptions:
     Attributes:
         log_path: What the server prints.
         backends: Backends beside python that the server gets: name → folder.
+        requirements: Packages that those backends need beside the repository's own.
         on_cpu: Whether models meant for GPUs are loaded on the CPU, by override.
         timeout_s: Seconds that a model may take to load, and an answer to come.
     """
 
     log_path: Path
     backends: Mapping[str, Path] = field(default_factory=dict)
+    requirements: tuple[str, ...] = ()
     on_cpu: bool = True
     timeout_s: float = 600.0
 
@@ -77,7 +79,7 @@ def smoke_repository(
         NumericalError: Its answers differ from each other or from what was expected.
     """
     check_smoke(description, options)
-    environment = make_environment(_read_own_requirements(folder, options), report)
+    environment = make_environment(_list_requirements(folder, options), report)
     server_options = ServerOptions(
         explicit=True, backends=options.backends, arguments=_cache_arguments(folder, description)
     )
@@ -129,9 +131,9 @@ def _load_models(
     return tuple(overridden)
 
 
-def _read_own_requirements(folder: Path, options: SmokeOptions) -> tuple[str, ...]:
-    """Reads what the models need; without GPU the smaller onnxruntime does."""
-    lines = read_requirements(folder / REQUIREMENTS_NAME)
+def _list_requirements(folder: Path, options: SmokeOptions) -> tuple[str, ...]:
+    """Lists what the models and backends need; without GPU the smaller onnxruntime does."""
+    lines = (*read_requirements(folder / REQUIREMENTS_NAME), *options.requirements)
     if not options.on_cpu:
         return lines
     return tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in lines)

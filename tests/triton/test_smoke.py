@@ -12,21 +12,16 @@ from llmopt.artifacts.triton_description import EngineFacts, RepositoryModel, Tr
 from llmopt.errors import CapabilityError, NumericalError
 from llmopt.export.session import OnnxDecoder, open_session
 from llmopt.triton.cpu_configs import make_cpu_config
-from llmopt.triton.generate_model import (
-    GENERATE_INPUTS,
-    GENERATE_OUTPUTS,
-    GENERATE_REQUIREMENTS,
-    GenerateSettings,
-    write_generate_model,
-)
+from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
-from llmopt.triton.model_config import make_config, read_config, write_config
+from llmopt.triton.model_config import read_config, write_config
 from llmopt.triton.model_environment import ModelEnvironment
 from llmopt.triton.server import TritonServer
 from llmopt.triton.server_distribution import ServerDistribution
 from llmopt.triton.smoke import SmokeOptions, SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected, ask_ensemble
-from tests.triton.decoders import ExportedDecoder, export_small_decoder
+from tests.triton.decoders import ExportedDecoder
+from tests.triton.generate_repository import add_generate_model
 from tests.triton.repositories import ENSEMBLE, MEASURE, add_model, describe_repository
 
 NUM_TOKENS = 12
@@ -61,38 +56,18 @@ def ensemble(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportedDecoder:
-    """A small decoder's export."""
-    return export_small_decoder(tmp_path_factory.mktemp("smoke"))
-
-
 @pytest.fixture
-def generate(decoder: ExportedDecoder, tmp_path: Path) -> Path:
+def generate(exported_decoder: ExportedDecoder, tmp_path: Path) -> Path:
     """A repository that generates text, meant for a GPU and an environment of another machine."""
     folder = tmp_path / "repository"
-    version_folder = folder / "apparel" / "1"
-    version_folder.mkdir(parents=True)
-    settings = GenerateSettings(
-        model=decoder.description,
-        model_file="model.onnx",
-        decoder="onnxruntime",
-        max_running=4,
-        max_waiting=8,
-        default_max_tokens=16,
-        threads=1,
-    )
-    write_generate_model(version_folder, settings, decoder.model, None)
-    for name in ("model.onnx", "model.onnx.data"):
-        (version_folder / name).hardlink_to(decoder.folder / name)
-    config = make_config("apparel", "python", 0, GENERATE_INPUTS, GENERATE_OUTPUTS)
-    for tensor in config.input:
-        tensor.optional = True
-    config.model_transaction_policy.decoupled = True
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
+    folder.mkdir()
+    onnx, description = exported_decoder.folder, exported_decoder.description
+    add_generate_model(folder, "apparel", onnx, description, exported_decoder.model)
+    config = read_config(folder / "apparel")
+    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
     config.parameters["EXECUTION_ENV_PATH"].string_value = "/models/apparel/environment.tar.gz"
     write_config(folder / "apparel", config)
-    requirements = ("# of the GPU server", "onnxruntime-gpu==1.23.2", *GENERATE_REQUIREMENTS)
+    requirements = ("# of the GPU server", "onnxruntime-gpu", *GENERATE_REQUIREMENTS)
     (folder / "requirements.txt").write_text("\n".join(requirements))
     return folder
 
@@ -115,11 +90,11 @@ def decode_directly(decoder: ExportedDecoder, prompt: str) -> str:
 
 
 def test_generated_text_is_that_of_the_export(
-    generate: Path, decoder: ExportedDecoder, server_distribution: ServerDistribution
+    generate: Path, exported_decoder: ExportedDecoder, server_distribution: ServerDistribution
 ) -> None:
     before = read_files(generate)
     description = describe_generate()
-    text = decode_directly(decoder, description.prompt)
+    text = decode_directly(exported_decoder, description.prompt)
     report = smoke(generate, description, Expected(text, NUM_TOKENS))
     assert report.answer.text == text
     assert len(text) >= NUM_TOKENS / 2
@@ -147,6 +122,29 @@ def test_an_ensemble_meant_for_a_gpu(
         "embedding: as the model run directly, within 0.001",
     )
     assert read_files(ensemble) == before, "files were changed"
+
+
+def test_another_backend_is_given_to_the_server(
+    ensemble: Path, server_distribution: ServerDistribution
+) -> None:
+    backend = ensemble.parent / "backend"
+    (ensemble / "measure" / "1").rename(backend)
+    (ensemble / "measure" / "1").mkdir()
+    config = read_config(ensemble / "measure")
+    config.backend = "onnxruntime"
+    write_config(ensemble / "measure", config)
+    step = RepositoryModel(name="measure", role="engine", backend="onnxruntime")
+    description = describe_repository("ensemble", (WHOLE, step))
+    with pytest.raises(CapabilityError, match="measure runs in the onnxruntime backend"):
+        smoke(ensemble, description, Expected())
+    report = smoke(
+        ensemble,
+        description,
+        Expected(outputs=SIZES),
+        backends={"onnxruntime": backend},
+        requirements=("numpy>=1.20",),
+    )
+    assert len(report.answer.checked) == 2
 
 
 def test_other_outputs_are_refused(ensemble: Path, bare_environment: ModelEnvironment) -> None:
