@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, save
 from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -22,7 +23,14 @@ from llmopt.triton.smoke import SmokeOptions, SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected, ask_ensemble
 from tests.triton.decoders import ExportedDecoder
 from tests.triton.generate_repository import add_generate_model
-from tests.triton.repositories import ENSEMBLE, MEASURE, add_model, describe_repository
+from tests.triton.repositories import (
+    ENSEMBLE,
+    ENSEMBLE_WITH_NEGATE,
+    MEASURE,
+    NEGATE,
+    add_model,
+    describe_repository,
+)
 
 NUM_TOKENS = 12
 WHOLE = RepositoryModel(name="whole", role="ensemble", backend="ensemble")
@@ -115,6 +123,7 @@ def test_an_ensemble_meant_for_a_gpu(
         ensemble, describe_repository("ensemble", (WHOLE, STEP)), Expected(outputs=SIZES)
     )
     assert report.overridden == ("measure",)
+    assert report.stand_ins == ()
     assert '"first": "シ"' in report.answer.text
     assert report.answer.first_response_s is None
     assert report.answer.checked == (
@@ -124,26 +133,25 @@ def test_an_ensemble_meant_for_a_gpu(
     assert read_files(ensemble) == before, "files were changed"
 
 
-def test_another_backend_is_given_to_the_server(
+def test_a_stand_in_runs_what_the_server_has_no_backend_for(
     ensemble: Path, server_distribution: ServerDistribution
 ) -> None:
-    backend = ensemble.parent / "backend"
-    (ensemble / "measure" / "1").rename(backend)
-    (ensemble / "measure" / "1").mkdir()
-    config = read_config(ensemble / "measure")
-    config.backend = "onnxruntime"
-    write_config(ensemble / "measure", config)
-    step = RepositoryModel(name="measure", role="engine", backend="onnxruntime")
-    description = describe_repository("ensemble", (WHOLE, step))
-    with pytest.raises(CapabilityError, match="measure runs in the onnxruntime backend"):
-        smoke(ensemble, description, Expected())
+    pair = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", pair[:1], pair[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (ensemble / "negate" / "1").mkdir(parents=True)
+    save(model, ensemble / "negate" / "1" / "model.onnx")
+    (ensemble / "negate" / "config.pbtxt").write_text(NEGATE)
+    (ensemble / "whole" / "config.pbtxt").write_text(ENSEMBLE_WITH_NEGATE)
+    (ensemble / "requirements.txt").write_text("\n".join(GENERATE_REQUIREMENTS))
+    engine = RepositoryModel(name="negate", role="engine", backend="onnxruntime")
     report = smoke(
         ensemble,
-        description,
-        Expected(outputs=SIZES),
-        backends={"onnxruntime": backend},
-        requirements=("numpy>=1.20",),
+        describe_repository("ensemble", (WHOLE, STEP, engine)),
+        Expected(outputs={"embedding": -SIZES["embedding"]}),
     )
+    assert report.stand_ins == ("onnxruntime",)
+    assert report.overridden == ("measure",)
     assert len(report.answer.checked) == 2
 
 
@@ -176,8 +184,8 @@ def test_an_output_that_no_one_writes_is_found(
 
 
 def test_what_the_server_here_can_not_run(tmp_path: Path) -> None:
-    engine = RepositoryModel(name="engine", role="engine", backend="onnxruntime")
-    with pytest.raises(CapabilityError, match=r"engine runs in the onnxruntime backend; .* python"):
+    engine = RepositoryModel(name="engine", role="engine", backend="tensorrt")
+    with pytest.raises(CapabilityError, match=r"engine runs in the tensorrt backend; .* python"):
         smoke(tmp_path, describe_repository("ensemble", (WHOLE, engine)), Expected())
     facts = EngineFacts(
         backend="tensorrt_rtx",
