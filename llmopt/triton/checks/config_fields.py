@@ -1,0 +1,127 @@
+"""Fields that every model's config.pbtxt has: name, backend, batch size, inputs and outputs."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tritonclient.grpc import model_config_pb2 as pb
+
+from llmopt.triton.checks.report import Fault, Finding, Unchecked
+from llmopt.triton.checks.repository import MODEL_FILES, Repository, ServedModel
+
+VARIABLE = -1
+RAGGED_DIMS = 1
+
+
+def find_identity_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
+    """Judges name, backend and batch size."""
+    config = model.config
+    if config.name and config.name != model.name:
+        yield model.fault(
+            "name",
+            f'is "{config.name}"',
+            f'the folder\'s name "{model.name}" is allowed',
+            "rename one of the two",
+        )
+    if not model.backend:
+        yield model.fault(
+            "backend", "is not set", "every model needs one", f"name one: {', '.join(MODEL_FILES)}"
+        )
+    elif model.backend not in (*MODEL_FILES, "ensemble"):
+        yield Unchecked(f"{model.name}: files and signature of backend {model.backend}")
+    if config.max_batch_size < 0:
+        yield model.fault(
+            "max_batch_size",
+            f"is {config.max_batch_size}",
+            "0 or more is allowed",
+            "write 0 for a model without a batch axis, else the largest batch",
+        )
+
+
+def find_tensor_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
+    """Judges each input and output by itself."""
+    for side, tensors in (("input", model.config.input), ("output", model.config.output)):
+        if not tensors:
+            yield model.fault(
+                side,
+                "is empty",
+                "each tensor has to be declared, or the server guesses (and max_batch_size 0 "
+                "becomes 4)",
+                f"declare every {side} of the model",
+            )
+        counts = Counter(tensor.name for tensor in tensors)
+        for index, tensor in enumerate(tensors):
+            field = f"{side}[{index}]" + (f' "{tensor.name}"' if tensor.name else "")
+            if not tensor.name:
+                yield model.fault(f"{field}.name", "is not set", "each needs one", "name it")
+            elif counts[tensor.name] > 1:
+                yield model.fault(
+                    field, "is declared twice", f"each {side} has a name of its own", "remove one"
+                )
+            yield from _find_type_faults(model, field, tensor)
+            yield from _find_dims_faults(model, field, tensor)
+
+
+def _find_type_faults(model: ServedModel, field: str, tensor: Any) -> Iterator[Fault]:
+    if tensor.data_type == pb.TYPE_INVALID:
+        yield model.fault(
+            f"{field}.data_type", "is not set", "TYPE_FP32, TYPE_INT64, … are allowed", "set it"
+        )
+    if tensor.is_shape_tensor and model.backend != "tensorrt":
+        yield model.fault(
+            f"{field}.is_shape_tensor",
+            "is true",
+            f"backend {model.backend} has none",
+            "remove it",
+        )
+    if isinstance(tensor, pb.ModelInput) and tensor.format != pb.ModelInput.FORMAT_NONE:
+        if len(tensor.dims) != 3:
+            yield model.fault(
+                f"{field}.format",
+                f"is {pb.ModelInput.Format.Name(tensor.format)} with {len(tensor.dims)} dims",
+                "images have 3",
+                "remove it, or give the three dims",
+            )
+    if isinstance(tensor, pb.ModelInput) and tensor.optional and model.backend == "ensemble":
+        yield model.fault(
+            f"{field}.optional",
+            "is true",
+            "an ensemble needs each of its inputs",
+            "remove it",
+        )
+
+
+def _find_dims_faults(model: ServedModel, field: str, tensor: Any) -> Iterator[Fault]:
+    dims = list(tensor.dims)
+    if not dims:
+        yield model.fault(
+            f"{field}.dims",
+            "is empty",
+            "at least one dim is allowed (the batch axis is not among them)",
+            "write dims: [ 1 ], with reshape { shape: [ ] } for a tensor of the batch axis alone",
+        )
+    wrong = [size for size in dims if size < 1 and size != VARIABLE]
+    if wrong:
+        yield model.fault(
+            f"{field}.dims",
+            f"is {dims}",
+            "1 or more, or -1 for what a request decides, is allowed",
+            f"replace {wrong[0]}",
+        )
+    elif tensor.HasField("reshape"):
+        yield from _find_reshape_faults(model, field, dims, list(tensor.reshape.shape))
+
+
+def _find_reshape_faults(
+    model: ServedModel, field: str, dims: list[int], shape: list[int]
+) -> Iterator[Fault]:
+    known, told = ([size for size in sizes if size != VARIABLE] for sizes in (dims, shape))
+    if math.prod(known) == math.prod(told) and dims.count(VARIABLE) == shape.count(VARIABLE):
+        return
+    yield model.fault(
+        f"{field}.reshape",
+        f"is {shape}",
+        f"as many elements as dims {dims} are allowed",
+        "give both the same product and number of -1",
+    )
