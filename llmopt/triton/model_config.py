@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -11,7 +12,7 @@ from llmopt.artifacts.triton_description import Backend
 from llmopt.errors import InputError
 
 CONFIG_NAME = "config.pbtxt"
-ModelConfig = pb.ModelConfig
+ModelConfig = Any  # model_config_pb2.ModelConfig; the generated module carries no types
 TRITON_DTYPES: dict[TensorDtype, str] = {
     "float32": "TYPE_FP32",
     "float16": "TYPE_FP16",
@@ -41,7 +42,7 @@ def make_config(
         inputs: In the config's order.
         outputs: Likewise.
     """
-    config = ModelConfig(name=name, max_batch_size=max_batch_size)
+    config = pb.ModelConfig(name=name, max_batch_size=max_batch_size)
     if backend == "ensemble":
         config.platform = "ensemble"
     else:
@@ -56,7 +57,7 @@ def make_config(
 def write_config(folder: Path, config: ModelConfig) -> None:
     """Writes a model's config.pbtxt, reads it back and compares."""
     text = text_format.MessageToString(config, as_utf8=True)
-    assert text_format.Parse(text, ModelConfig()) == config, "config.pbtxt does not read back"
+    assert text_format.Parse(text, pb.ModelConfig()) == config, "config.pbtxt does not read back"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
@@ -68,7 +69,7 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_NAME
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {CONFIG_NAME}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -76,7 +77,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _dtype(spec: TensorSpec) -> int:
-    return pb.DataType.Value(TRITON_DTYPES[spec.dtype])
+    return int(pb.DataType.Value(TRITON_DTYPES[spec.dtype]))
 
 
 def _dims(spec: TensorSpec, max_batch_size: int) -> list[int]:

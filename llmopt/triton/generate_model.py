@@ -1,0 +1,246 @@
+"""The files of the model that generates text: its code, tokenizer and settings.
+
+The code is `llmopt.triton.runtime.generate`, copied as it stands.
+"""
+
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.optimization_profile import OptimizationProfile
+from llmopt.artifacts.tensor_spec import TensorSpec, make_spec
+from llmopt.checkpoint.model_config import read_raw_config
+from llmopt.errors import IncompatibleError, InputError
+
+SETTINGS_NAME = "generation.json"
+RUNTIME = "llmopt.triton.runtime.generate"
+PROMPT_BYTES_PER_TOKEN = 32  # of a context; Japanese and English text have 3 to 6
+PAST, PRESENT = "past_key_values.", "present."
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+GENERATE_INPUTS: tuple[TensorSpec, ...] = (
+    make_spec("text_input", "string", one=1),
+    make_spec("messages", "string", one=1),
+    make_spec("sampling_parameters", "string", one=1),
+    make_spec("stream", "bool", one=1),
+)  # all optional; one of the first two is needed
+GENERATE_OUTPUTS: tuple[TensorSpec, ...] = (
+    make_spec("text_output", "string", one=1),
+    make_spec("finish_reason", "string", one=1),
+    make_spec("num_input_tokens", "uint32", one=1),
+    make_spec("num_output_tokens", "uint32", one=1),
+)
+GENERATE_REQUIREMENTS = ("tokenizers", "jinja2")  # beside numpy and what runs the model
+
+
+class GenerateSettings(BaseModel):
+    """What the generating model is to do.
+
+    Attributes:
+        model: The exported decoder, with a key-value cache.
+        model_file: The graph or engine in the version folder.
+        decoder: What runs it.
+        profiles: The engine's.
+        max_running: Requests that are decoded together.
+        max_waiting: Requests that wait; more are refused.
+        default_max_tokens: Of an answer, where a request does not say.
+        threads: Of onnxruntime; None leaves its choice.
+        warm_up: Whether loading runs the model once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    model: OnnxDescription
+    model_file: str
+    decoder: Literal["onnxruntime", "tensorrt_rtx", "tensorrt"]
+    profiles: tuple[OptimizationProfile, ...] = ()
+    max_running: int
+    max_waiting: int
+    default_max_tokens: int
+    threads: int | None = None
+    warm_up: bool = True
+
+    @property
+    def max_context(self) -> int:
+        """Tokens of prompt and answer together, as the model and the engine's profiles allow."""
+        lengths = [self.model.max_position_embeddings]
+        decoding = [p.axes["past_sequence"].max for p in self.profiles if _decodes(p)]
+        lengths += [max(decoding) + 1] if decoding else []
+        return min(lengths)
+
+
+def check_generates(settings: GenerateSettings) -> None:
+    """Refuses a model that can't generate text so.
+
+    Raises:
+        IncompatibleError: It has no cache or another dtype, or its profiles leave no way to decode.
+    """
+    model = settings.model
+    if model.task != "generate" or not model.kv_cache:
+        raise IncompatibleError(
+            f"a {model.task} model without a key-value cache generates no text"
+            if model.task == "generate"
+            else f"a model exported for {model.task} generates no text",
+            remedy="export a decoder with kv_cache: true, or use shape: ensemble",
+        )
+    if model.dtype == "bfloat16":
+        raise IncompatibleError(
+            "the model was exported in bfloat16, which numpy and onnxruntime's CPU provider lack",
+            remedy="export it with dtype: float32 or float16",
+        )
+    if settings.decoder == "onnxruntime":
+        return
+    prefill = [p for p in settings.profiles if _prefills(p)]
+    decoding = [p for p in settings.profiles if _decodes(p)]
+    for kind, found, shape in (
+        ("prefill", prefill, "past_sequence from 0"),
+        ("decode", decoding, "sequence from 1 and past_sequence above 0"),
+    ):
+        if not found:
+            raise IncompatibleError(
+                f"the engine has no profile to {kind} with ({shape})",
+                remedy=f"add one to profiles: of build.tensorrt, named {kind}",
+            )
+    most = max(p.axes["batch"].max for p in decoding)
+    if settings.max_running > most:
+        raise IncompatibleError(
+            f"max_batch_size is {settings.max_running}; the engine decodes {most} rows at once",
+            remedy=f"set max_batch_size: {most}, or build the engine for more",
+        )
+
+
+def write_generate_model(
+    version_folder: Path, settings: GenerateSettings, tokenizer: Path, cuda_driver: Path | None
+) -> None:
+    """Writes code, tokenizer and settings; neither the config nor the weights.
+
+    Args:
+        version_folder: Of the model, such as `NAME/1`.
+        settings: What it is to do.
+        tokenizer: The checkpoint's folder.
+        cuda_driver: For engines, the module that is copied as `cuda_driver.py`.
+
+    Raises:
+        InputError: The checkpoint has no tokenizer.json.
+        IncompatibleError: As check_generates.
+    """
+    check_generates(settings)
+    source = tokenizer / "tokenizer.json"
+    if not source.exists():
+        raise InputError(
+            f"{tokenizer} holds no tokenizer.json, which generation needs",
+            remedy="name the checkpoint that the model was made from with tokenizer",
+        )
+    copy_runtime(RUNTIME, version_folder)
+    if settings.decoder == "onnxruntime":
+        (version_folder / "tensorrt_decoder.py").unlink()
+    elif cuda_driver is not None:
+        (version_folder / "onnx_decoder.py").unlink()
+        shutil.copyfile(cuda_driver, version_folder / "cuda_driver.py")
+    shutil.copyfile(source, version_folder / "tokenizer.json")
+    text = json.dumps(make_settings(settings, tokenizer), ensure_ascii=False, indent=1)
+    (version_folder / SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def copy_runtime(package: str, folder: Path) -> None:
+    """Copies the modules of a runtime package into a folder."""
+    for module in resources.files(package).iterdir():
+        if module.name.endswith(".py") and module.name != "__init__.py":
+            (folder / module.name).write_bytes(module.read_bytes())
+
+
+def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]:
+    """Returns the contents of generation.json."""
+    model = settings.model
+    chat_template, template_values = read_chat_template(tokenizer)
+    return {
+        "decoder": settings.decoder,
+        "model_file": settings.model_file,
+        "session_options": dict(model.session_options),
+        "cache": [_describe_cache(s) for s in model.inputs if s.name.startswith(PAST)],
+        "profiles": [
+            {"name": p.name, "axes": {name: [a.min, a.max] for name, a in p.axes.items()}}
+            for p in settings.profiles
+        ],
+        "vocab_size": model.vocab_size,
+        "max_context": settings.max_context,
+        "max_prompt_bytes": PROMPT_BYTES_PER_TOKEN * settings.max_context,
+        "eos_token_ids": read_eos_tokens(tokenizer),
+        "chat_template": chat_template,
+        "template_values": template_values,
+        "default_max_tokens": settings.default_max_tokens,
+        "limits": {
+            "max_running": settings.max_running,
+            "max_waiting": settings.max_waiting,
+            "max_prefill_rows": _most_prefill_rows(settings),
+        },
+        "threads": settings.threads,
+        "warm_up": settings.warm_up,
+    }
+
+
+def read_eos_tokens(checkpoint: Path) -> list[int]:
+    """Returns the tokens that end an answer: those of generation_config.json, else config.json."""
+    path = checkpoint / "generation_config.json"
+    raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tokens = raw.get("eos_token_id")
+    if tokens is None:
+        tokens = read_raw_config(checkpoint).get("eos_token_id")
+    if tokens is None:
+        return []
+    return [int(token) for token in (tokens if isinstance(tokens, list) else [tokens])]
+
+
+def read_chat_template(checkpoint: Path) -> tuple[str | None, dict[str, str]]:
+    """Returns a tokenizer's chat template and the special tokens that it may name.
+
+    Raises:
+        InputError: The tokenizer's config is damaged.
+    """
+    path = checkpoint / "tokenizer_config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}") from None
+    beside = checkpoint / "chat_template.jinja"
+    template = config.get("chat_template")
+    if beside.exists():
+        template = beside.read_text(encoding="utf-8")
+    elif isinstance(template, list):  # several, by name
+        named = {each["name"]: each["template"] for each in template}
+        template = named.get("default")
+    values = {name: _content(config.get(name)) for name in SPECIAL_TOKENS}
+    return template, {name: value for name, value in values.items() if value is not None}
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _describe_cache(spec: TensorSpec) -> dict[str, Any]:
+    _, heads, _, head_size = spec.axes
+    return {
+        "name": spec.name,
+        "output": spec.name.replace(PAST, PRESENT, 1),
+        "dtype": spec.dtype,
+        "num_heads": heads.size,
+        "head_size": head_size.size,
+    }
+
+
+def _prefills(profile: OptimizationProfile) -> bool:
+    return profile.axes["past_sequence"].min == 0 and profile.axes["sequence"].max > 1
+
+
+def _decodes(profile: OptimizationProfile) -> bool:
+    return profile.axes["sequence"].min == 1 and profile.axes["past_sequence"].max > 0
+
+
+def _most_prefill_rows(settings: GenerateSettings) -> int | None:
+    rows = [p.axes["batch"].max for p in settings.profiles if _prefills(p)]
+    return min(max(rows), settings.max_running) if rows else None

@@ -1,0 +1,1 @@
+"""Text generation as one decoupled model: key-value cache, continuous batching, streaming."""

@@ -1,0 +1,62 @@
+"""What the scheduler needs of a decoder with a key-value cache, whatever runs it.
+
+Shapes: B = rows, T = new tokens, L = tokens of the cache, H = heads of keys and values, D = size of
+a head, V = vocabulary. Rows are padded on the left.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Cache = list[Any]  # one handle for each tensor of the cache, wherever its bytes lie
+
+
+class Decoder(Protocol):
+    """A decoder."""
+
+    def attach(self) -> None:
+        """Is called once, in the thread that will make all the other calls."""
+
+    def empty_cache(self, num_rows: int) -> Cache:
+        """Returns the cache before the first token."""
+
+    def forward(
+        self, ids_BT: Array, mask_BL: Array, positions_BT: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        """Runs new tokens; gives the old cache back to whoever owns its memory.
+
+        Args:
+            ids_BT: int64.
+            mask_BL: int64 over the cache's tokens and the new ones, 0 where a row is padded.
+            positions_BT: int64.
+            cache: Of earlier tokens.
+
+        Returns:
+            The logits of the last position, float32 [B, V], and the cache with the new tokens.
+        """
+
+    def read_cache(self, cache: Cache) -> list[Array]:
+        """Returns the tensors of a cache as arrays [B, H, L, D]."""
+
+    def write_cache(self, arrays: Sequence[Array]) -> Cache:
+        """Returns the cache that holds such arrays."""
+
+
+def select_rows(arrays: Sequence[Array], rows: Sequence[int], length: int) -> list[Array]:
+    """Keeps rows of a cache, and of them the last `length` tokens."""
+    return [array[list(rows), :, array.shape[2] - length :] for array in arrays]
+
+
+def stack_rows(first: Sequence[Array], second: Sequence[Array]) -> list[Array]:
+    """Stacks two caches, the shorter one padded with zeros on the left."""
+    length = max(first[0].shape[2], second[0].shape[2])
+    pairs = zip(first, second, strict=True)
+    return [np.concatenate([_pad(a, length), _pad(b, length)]) for a, b in pairs]
+
+
+def _pad(array: Array, length: int) -> Array:
+    missing = length - array.shape[2]
+    return array if not missing else np.pad(array, ((0, 0), (0, 0), (missing, 0), (0, 0)))
