@@ -11,7 +11,11 @@ from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import MODEL_FILES, Repository, ServedModel
 
 VARIABLE = -1
-RAGGED_DIMS = 1
+ITEM_BYTES = {
+    pb.TYPE_BOOL: 1, pb.TYPE_UINT8: 1, pb.TYPE_UINT16: 2, pb.TYPE_UINT32: 4, pb.TYPE_UINT64: 8,
+    pb.TYPE_INT8: 1, pb.TYPE_INT16: 2, pb.TYPE_INT32: 4, pb.TYPE_INT64: 8, pb.TYPE_FP16: 2,
+    pb.TYPE_FP32: 4, pb.TYPE_FP64: 8, pb.TYPE_BF16: 2,
+}  # fmt: skip
 
 
 def find_identity_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
@@ -30,6 +34,13 @@ def find_identity_faults(_: Repository, model: ServedModel) -> Iterator[Finding]
         )
     elif model.backend not in (*MODEL_FILES, "ensemble"):
         yield Unchecked(f"{model.name}: files and signature of backend {model.backend}")
+    if config.HasField("ensemble_scheduling") and model.backend not in ("", "ensemble"):
+        yield model.fault(
+            "ensemble_scheduling",
+            "is set",
+            f'only platform: "ensemble" takes it, not backend {model.backend}',
+            "remove it, or write the platform",
+        )
     if config.max_batch_size < 0:
         yield model.fault(
             "max_batch_size",
@@ -75,15 +86,16 @@ def _find_type_faults(model: ServedModel, field: str, tensor: Any) -> Iterator[F
             f"backend {model.backend} has none",
             "remove it",
         )
-    if isinstance(tensor, pb.ModelInput) and tensor.format != pb.ModelInput.FORMAT_NONE:
-        if len(tensor.dims) != 3:
-            yield model.fault(
-                f"{field}.format",
-                f"is {pb.ModelInput.Format.Name(tensor.format)} with {len(tensor.dims)} dims",
-                "images have 3",
-                "remove it, or give the three dims",
-            )
-    if isinstance(tensor, pb.ModelInput) and tensor.optional and model.backend == "ensemble":
+    if not isinstance(tensor, pb.ModelInput):
+        return
+    if tensor.format != pb.ModelInput.FORMAT_NONE and len(tensor.dims) != 3:
+        yield model.fault(
+            f"{field}.format",
+            f"is {pb.ModelInput.Format.Name(tensor.format)} with {len(tensor.dims)} dims",
+            "images have 3",
+            "remove it, or give the three dims",
+        )
+    if tensor.optional and model.backend == "ensemble":
         yield model.fault(
             f"{field}.optional",
             "is true",

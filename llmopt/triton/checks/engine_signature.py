@@ -49,9 +49,7 @@ def _find_digest_faults(model: ServedModel, facts: EngineFacts) -> Iterator[Faul
             )
 
 
-def _compare_specs(
-    model: ServedModel, side: str, specs: tuple[TensorSpec, ...]
-) -> Iterator[Fault]:
+def _compare_specs(model: ServedModel, side: str, specs: tuple[TensorSpec, ...]) -> Iterator[Fault]:
     tensors = model.config.input if side == "input" else model.config.output
     declared = {tensor.name: tensor for tensor in tensors}
     by_name = {spec.name: spec for spec in specs}

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.artifacts.files import format_bytes
-from llmopt.triton.checks.config_fields import VARIABLE
+from llmopt.triton.checks.config_fields import ITEM_BYTES, VARIABLE
 from llmopt.triton.checks.ensembles import step_field
-from llmopt.triton.checks.files import ITEM_BYTES
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 

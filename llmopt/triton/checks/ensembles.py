@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
-
-from tritonclient.grpc import model_config_pb2 as pb
+from typing import Any
 
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 
-Step = pb.ModelEnsembling.Step
+Step = Any  # pb.ModelEnsembling.Step; the generated module carries no types
 
 
 def step_field(index: int, step: Step) -> str:
@@ -171,7 +170,9 @@ def _find_end_faults(model: ServedModel, made: set[str], needed: set[str]) -> It
 
 
 def _find_order_faults(
-    model: ServedModel, given: set[str], all_made: bool  # noqa: FBT001
+    model: ServedModel,
+    given: set[str],
+    all_made: bool,  # noqa: FBT001
 ) -> Iterator[Fault]:
     """Runs the steps in thought; what never becomes ready waits for itself."""
     ready, waiting = given, list(model.config.ensemble_scheduling.step)

@@ -11,7 +11,7 @@ from llmopt.triton.checks.config_fields import VARIABLE
 from llmopt.triton.checks.report import Fault, Finding
 from llmopt.triton.checks.repository import Repository, ServedModel
 
-ONNX_TYPES = {
+ONNX_TYPES: dict[int, int] = {
     onnx.TensorProto.FLOAT: pb.TYPE_FP32, onnx.TensorProto.FLOAT16: pb.TYPE_FP16,
     onnx.TensorProto.BFLOAT16: pb.TYPE_BF16, onnx.TensorProto.DOUBLE: pb.TYPE_FP64,
     onnx.TensorProto.INT8: pb.TYPE_INT8, onnx.TensorProto.INT16: pb.TYPE_INT16,

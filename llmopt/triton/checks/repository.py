@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.artifacts.triton_description import (
     TRITON_DESCRIPTION_NAME,
@@ -158,7 +159,7 @@ def _read_model(folder: Path) -> ServedModel | Fault:
     path = folder / CONFIG_NAME
     place = (folder.name, f"{folder.name}/{CONFIG_NAME}", "")
     try:
-        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
     except FileNotFoundError:
         return Fault(
             *place,

@@ -15,14 +15,7 @@ def find_batching_faults(_: Repository, model: ServedModel) -> Iterator[Finding]
     config = model.config
     if not config.HasField("dynamic_batching"):
         return
-    if model.backend == "ensemble":
-        yield model.fault(
-            "dynamic_batching",
-            "is set",
-            "an ensemble batches nothing itself, and its delay would come on top",
-            "remove it, and set it in the one step that is worth batching",
-        )
-    elif config.max_batch_size == 0:
+    if config.max_batch_size == 0:
         yield model.fault(
             "dynamic_batching",
             "is set",
