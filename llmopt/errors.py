@@ -10,6 +10,7 @@ The tree, with exit codes (`llmopt.cli.main` maps them, nothing else does):
     ├── ResourceError        6  out of memory, GPU memory or disk
     ├── IncompatibleError    7  the artifact could not be served as asked
     ├── InputError           8  model, tokenizer, data or file unsuitable or corrupt
+    │   └── RequestFailed    8  a running server refused or dropped a request
     └── NumericalError       9  Hessian not positive definite, tolerance exceeded, NaN
 
 A message states the value received, what is allowed, where it stands, and the way out.
@@ -89,6 +90,22 @@ class InputError(LlmoptError):
 
     exit_code = 8
     title = "unsuitable input"
+
+
+class RequestFailed(InputError):  # noqa: N818 - named by what happened, as GateFailed is
+    """A running server refused a request, or was gone before it answered.
+
+    Args:
+        message: The server's own words, and what was asked of which model.
+        status: HTTP's code such as 400, gRPC's name such as "UNAVAILABLE"; None where the
+            connection broke.
+    """
+
+    title = "request failed"
+
+    def __init__(self, message: str, *, status: int | str | None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NumericalError(LlmoptError):

@@ -17,7 +17,8 @@ class TextStream:
 
     A character whose bytes lie in several tokens comes whole, so text that ends in U+FFFD waits;
     text that may be the beginning of a stop text waits too. All that came out, together, is what
-    decoding all tokens at once gives, up to the first stop text.
+    decoding all tokens at once gives, up to the first stop text; only of bytes that make no
+    character the number of U+FFFD may differ, since some decoders judge them by what follows.
     """
 
     def __init__(self, tokenizer: Detokenizer, stop: tuple[str, ...]) -> None:

@@ -1,0 +1,258 @@
+"""Runs a real tritonserver over a repository for as long as a `with` block lasts."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from llmopt.errors import InputError
+from llmopt.triton import server_process
+from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.server_distribution import ServerDistribution, require_server
+from llmopt.triton.server_log import read_server_errors
+from llmopt.triton.shared_memory import remove_dead_regions
+
+HOST = "127.0.0.1"
+EXIT_TIMEOUT_S = 5  # what the server gives requests under way
+GRACE_S = 5.0  # more than that, and it is killed
+NEVER_READY_GRACE_S = 1.0  # a server that hangs while it loads hears no SIGTERM
+POLL_S = 0.05
+MAX_STARTS = 3  # another process may take a port that was free
+PORT_TAKEN = "Address already in use"
+HIDDEN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server is started.
+
+    Attributes:
+        explicit: Models are loaded and unloaded by request; none at the start but `models`.
+        models: Loaded at the start of an explicit server.
+        strict: Configs are taken as they stand; else the server completes them.
+        backends: More backends beside `python`: name → folder.
+        arguments: More arguments, as tritonserver takes them.
+        variables: More environment variables.
+        ready_timeout_s: Seconds that loading may take; a model without its model.py hangs for ever.
+    """
+
+    explicit: bool = False
+    models: tuple[str, ...] = ()
+    strict: bool = True
+    backends: Mapping[str, Path] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    ready_timeout_s: float = 60.0
+
+
+class TritonServer:
+    """A tritonserver on free ports of 127.0.0.1, ready inside its `with` block, gone after it.
+
+    The server dies with the thread that entered the block.
+
+    Attributes:
+        http_address: "127.0.0.1:PORT"; likewise `grpc_address` and `metrics_address`.
+        log_path: What the server and its models print.
+        ready_s: Seconds from the start until every model was ready.
+
+    Raises:
+        CapabilityError: There is no server in the cache.
+        InputError: The server refused the repository, in its own words, or was not ready in time.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        environment: ModelEnvironment,
+        log_path: Path,
+        options: ServerOptions | None = None,
+    ) -> None:
+        self.repository = repository
+        self.log_path = log_path
+        self.ready_s = 0.0
+        self._environment = environment
+        self._options = options or ServerOptions()
+        self._distribution = require_server()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        backends = self._resources.enter_context(
+            _gather_backends(self._distribution, self._options.backends)
+        )
+        try:
+            for start in range(1, MAX_STARTS + 1):
+                self._start(backends)
+                if self._wait_until_ready():
+                    return self
+                is_late = self.is_running
+                self.stop(NEVER_READY_GRACE_S)
+                if start == MAX_STARTS or PORT_TAKEN not in self.log_path.read_text("utf-8"):
+                    raise self._explain_refusal(is_late=is_late)
+            raise AssertionError("the last start returns or raises")
+        except BaseException:
+            self.stop(NEVER_READY_GRACE_S)
+            self._resources.close()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._resources.close()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def read_errors(self) -> list[str]:
+        """Returns the errors in the server's log so far."""
+        return read_server_errors(self.log_path)
+
+    def stop(self, grace_s: float = EXIT_TIMEOUT_S + GRACE_S) -> None:
+        """Ends the server and its stubs, and removes the shared memory of dead processes.
+
+        Args:
+            grace_s: Seconds between SIGTERM and SIGKILL.
+        """
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _end_session(self._process.pid)
+        remove_dead_regions()
+
+    def _start(self, backends: Path) -> None:
+        ports = _find_free_ports(3)
+        self.http_address, self.grpc_address, self.metrics_address = (
+            f"{HOST}:{port}" for port in ports
+        )
+        inherited = {k: v for k, v in os.environ.items() if k not in HIDDEN_VARIABLES}
+        variables = {
+            **inherited,
+            "PYTHONNOUSERSITE": "1",
+            **self._environment.variables(),
+            **self._options.variables,
+        }
+        launcher = [sys.executable, "-I", server_process.__file__, str(os.getpid())]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*launcher, *self._write_command(ports, backends)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                start_new_session=True,
+            )
+
+    def _write_command(self, ports: list[int], backends: Path) -> list[str]:
+        options = self._options
+        services = zip(("http", "grpc", "metrics"), ports, strict=True)
+        command = [
+            str(self._distribution.executable),
+            f"--model-repository={self.repository.absolute()}",
+            f"--backend-directory={backends}",
+            f"--cache-directory={self._distribution.caches}",
+            *(f"--{name}-{key}" for name, port in services
+              for key in (f"address={HOST}", f"port={port}")),
+            "--allow-gpu-metrics=false",
+            "--pinned-memory-pool-byte-size=0",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            "--backend-config=python,stub-timeout-seconds=120",
+            "--backend-config=python,shm-default-byte-size=4194304",
+        ]  # fmt: skip
+        if options.strict:
+            command.append("--disable-auto-complete-config")
+        if options.explicit:
+            command.append("--model-control-mode=explicit")
+            command += [f"--load-model={name}" for name in options.models]
+        return [*command, *options.arguments]
+
+    def _wait_until_ready(self) -> bool:
+        began = time.monotonic()
+        url = f"http://{self.http_address}/v2/health/ready"
+        while self.is_running and time.monotonic() - began < self._options.ready_timeout_s:
+            try:
+                with urllib.request.urlopen(url, timeout=1) as answer:
+                    if answer.status == HTTPStatus.OK:
+                        self.ready_s = time.monotonic() - began
+                        return True
+            except OSError:  # not there yet, or not ready
+                pass
+            time.sleep(POLL_S)
+        return False
+
+    def _explain_refusal(self, *, is_late: bool) -> InputError:
+        assert self._process is not None
+        log = f"its log: {self.log_path}"
+        text = "; ".join(self.read_errors())
+        if is_late:
+            return InputError(
+                f"tritonserver was not ready within {self._options.ready_timeout_s:g} s over "
+                f"{self.repository}: {text or 'it reported no error'}",
+                remedy=f"it waits for ever where a version folder has no model.py; {log}",
+            )
+        text = text or f"it ended with status {self._process.returncode} without an error line"
+        return InputError(f"tritonserver refused {self.repository}: {text}", remedy=log)
+
+
+@contextmanager
+def _gather_backends(server: ServerDistribution, more: Mapping[str, Path]) -> Iterator[Path]:
+    """Yields a folder of all backends; links, so that the distribution stays as it is."""
+    if not more:
+        yield server.backends
+        return
+    with tempfile.TemporaryDirectory(prefix="llmopt-backends-") as folder:
+        for name, place in {"python": server.backends / "python", **more}.items():
+            (Path(folder) / name).symlink_to(place.absolute())
+        yield Path(folder)
+
+
+def _find_free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _end_session(session: int) -> None:
+    """Kills what is left of a server's session: stubs that outlived it."""
+    left = [process for process in psutil.process_iter() if _is_in_session(process.pid, session)]
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=GRACE_S)
+
+
+def _is_in_session(pid: int, session: int) -> bool:
+    try:
+        return os.getsid(pid) == session
+    except ProcessLookupError:
+        return False

@@ -1,0 +1,157 @@
+"""The real tritonserver: how it starts, what it says when it refuses a repository, how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmopt.errors import InputError
+from llmopt.triton.client import TritonClient
+from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.server import ServerOptions, TritonServer
+from llmopt.triton.shared_memory import SHARED_MEMORY, find_dead_regions
+from tests.models import REPOSITORY
+from tests.triton.repositories import ECHO, SPELL, add_model
+
+WITHOUT_IO = 'name: "echo"\nbackend: "python"\n'
+AUTO_COMPLETES = """
+    @staticmethod
+    def auto_complete_config(config):
+        config.add_input({"name": "numbers", "data_type": "TYPE_INT64", "dims": [-1]})
+        config.add_input({"name": "texts", "data_type": "TYPE_STRING", "dims": [1]})
+        config.add_output({"name": "doubled", "data_type": "TYPE_INT64", "dims": [-1]})
+        config.add_output({"name": "same", "data_type": "TYPE_STRING", "dims": [1]})
+        config.set_max_batch_size(2)
+        return config
+"""
+
+
+def list_children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_it_is_ready_then_gone_with_its_stubs_and_memory(
+    tmp_path: Path, bare_environment: ModelEnvironment
+) -> None:
+    add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    before = set(tmp_path.rglob("*"))
+    with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log") as server:
+        assert TritonClient.of(server).is_ready("echo")
+        assert 0 < server.ready_s < 60
+        assert server.http_address.startswith("127.0.0.1:")
+        addresses = {server.http_address, server.grpc_address, server.metrics_address}
+        assert len(addresses) == 3
+        stubs = list_children(server.pid)
+        assert any("triton_python_backend_stub" in " ".join(stub.cmdline()) for stub in stubs)
+    assert not server.is_running
+    assert not any(stub.is_running() for stub in stubs)
+    assert find_dead_regions() == set()
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "log"}, "it wrote into the repository"
+
+
+def test_a_killed_server_leaves_no_stub_and_no_shared_memory(
+    tmp_path: Path, bare_environment: ModelEnvironment
+) -> None:
+    add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log") as server:
+        maps = Path(f"/proc/{server.pid}/maps").read_text()
+        regions = [each for each in SHARED_MEMORY.iterdir() if str(each) in maps]
+        stubs = list_children(server.pid)
+        assert regions
+        assert stubs
+        os.kill(server.pid, signal.SIGKILL)
+        for _ in range(100):
+            if not server.is_running:
+                break
+            time.sleep(0.05)
+    assert not server.is_running
+    assert not any(stub.is_running() for stub in stubs)
+    assert not any(region.exists() for region in regions)
+
+
+@pytest.mark.parametrize(
+    ("strict", "max_batch_size", "inputs"), [(True, 0, []), (False, 2, ["numbers", "texts"])]
+)
+def test_only_a_lenient_server_completes_a_config(
+    strict: bool,
+    max_batch_size: int,
+    inputs: list[str],
+    tmp_path: Path,
+    bare_environment: ModelEnvironment,
+) -> None:
+    folder = add_model(tmp_path / "repository", "echo", WITHOUT_IO, "echo.py")
+    model = folder / "1" / "model.py"
+    model.write_text(model.read_text() + AUTO_COMPLETES)
+    options = ServerOptions(strict=strict)
+    with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log", options) as it:
+        config = TritonClient.of(it).read_config("echo")
+    assert config["max_batch_size"] == max_batch_size
+    assert [each["name"] for each in config["input"]] == inputs
+
+
+def test_a_refusal_is_in_the_servers_words(
+    tmp_path: Path, bare_environment: ModelEnvironment
+) -> None:
+    folder = add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    (folder / "1" / "model.py").write_text("import not_installed_here\n")
+    add_model(tmp_path / "repository", "other", SPELL, "spell.py")
+    with (
+        pytest.raises(InputError) as refused,
+        TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log"),
+    ):
+        pass
+    message = refused.value.message
+    assert "No module named 'not_installed_here'" in message
+    assert "unexpected directory name 'other' for model 'spell'" in message
+    assert str(tmp_path / "log") in (refused.value.remedy or "")
+    assert "CudaDriverHelper" not in message
+
+
+def test_a_server_that_hangs_is_ended(tmp_path: Path, bare_environment: ModelEnvironment) -> None:
+    folder = add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    (folder / "1" / "model.py").unlink()
+    server = TritonServer(
+        tmp_path / "repository",
+        bare_environment,
+        tmp_path / "log",
+        ServerOptions(ready_timeout_s=4),
+    )
+    with pytest.raises(InputError, match="not ready within 4 s") as refused, server:
+        pass
+    assert "no model.py" in (refused.value.remedy or "")
+    assert not server.is_running
+    assert find_dead_regions() == set()
+
+
+STARTS_AND_WAITS = """
+import sys, time
+from pathlib import Path
+from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.server import TritonServer
+repository, environment, log = map(Path, sys.argv[1:])
+with TritonServer(repository, ModelEnvironment(environment), log) as server:
+    print(server.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_it_dies_with_the_process_that_started_it(
+    tmp_path: Path, bare_environment: ModelEnvironment
+) -> None:
+    add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    arguments = [tmp_path / "repository", bare_environment.folder, tmp_path / "log"]
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_AND_WAITS, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    ) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert psutil.wait_procs([server], timeout=15)[1] == []
