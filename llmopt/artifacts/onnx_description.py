@@ -25,6 +25,8 @@ class OnnxDescription(BaseModel):
     Attributes:
         session_options: Entries of onnxruntime's session config that the model is to run with.
         max_position_embeddings: Tokens that a row may have, past and present.
+        masked_positions: Whether a row's logits are those of the one position that the input of
+            this name gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -37,6 +39,7 @@ class OnnxDescription(BaseModel):
     opset: int
     kv_cache: bool
     last_token_logits: bool
+    masked_positions: bool = False
     vocab_size: int
     max_position_embeddings: int
     inputs: tuple[TensorSpec, ...]

@@ -40,8 +40,10 @@ def _make_input(
     rng: np.random.Generator,
 ) -> NDArray[Any]:
     shape = spec.shape_of(sizes)
-    if spec.name == "input_ids":
-        return rng.integers(0, description.vocab_size, shape).astype(spec.dtype)
+    if spec.name in ("input_ids", "masked_positions"):
+        is_token = spec.name == "input_ids"
+        limit = description.vocab_size if is_token else sizes["sequence"]
+        return rng.integers(0, limit, shape).astype(spec.dtype)
     if spec.name == "attention_mask":
         return np.ones(shape, spec.dtype)
     if spec.name == "position_ids":

@@ -37,6 +37,7 @@ class ExportOptions:
         opset: Of the default ONNX domain.
         kv_cache: Whether a decoder takes and returns its key-value cache.
         last_token_logits: Whether a decoder returns the logits of the last position alone.
+        masked_positions: Whether an encoder returns the logits of one given position per row.
     """
 
     weights: OnnxWeights
@@ -44,6 +45,7 @@ class ExportOptions:
     opset: int
     kv_cache: bool
     last_token_logits: bool
+    masked_positions: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from llmopt.artifacts.progress import Progress
 from llmopt.checkpoint.encoder_config import EncoderConfig, EncoderTask
 from llmopt.errors import InputError
 from llmopt.export.decoder_export import ExportOptions
-from llmopt.export.hollow_model import Encoder
+from llmopt.export.hollow_model import Encoder, MaskedPositionEncoder
 from llmopt.export.model_file import save_model
 from llmopt.export.parameters import Parameters, fill_parameters
 from llmopt.export.signature import describe_encoder
@@ -47,9 +47,12 @@ def export_encoder(
     """
     dtype: torch.dtype = getattr(torch, options.dtype)
     model = load_encoder(config, task).to(dtype)
-    signature = describe_encoder(config, options.dtype, task)
+    signature = describe_encoder(
+        config, options.dtype, task, masked_positions=options.masked_positions
+    )
+    wrapper = MaskedPositionEncoder if options.masked_positions else Encoder
     progress.start("tracing", 1)
-    traced = trace(Encoder(model).eval(), signature, options.opset)
+    traced = trace(wrapper(model).eval(), signature, options.opset)
     progress.advance()
     if options.weights == "int8_dynamic":
         _untie_head(traced)
@@ -65,6 +68,7 @@ def export_encoder(
         opset=options.opset,
         kv_cache=False,
         last_token_logits=False,
+        masked_positions=options.masked_positions,
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         inputs=signature.inputs,

@@ -22,6 +22,7 @@ from llmopt.export.encoder_session import OnnxEncoder, mask_right
 from llmopt.export.session import Array
 
 ROW_LENGTHS = (37, 26, 11, 1)  # none of them traced, three of them padded
+POSITIONS_PER_ROW = 4  # of exports that take masked_positions; each is a pass of its own
 LONGEST_ROW = 512  # of models with more positions: attention's memory grows with the square
 SEED = 20
 
@@ -109,12 +110,19 @@ def check_encoder(
     """
     compared = _Compared()
     for batch in _draw_batches(config):
-        output_BTW = encoder.forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+        positions_BN = _draw_positions(batch) if description.masked_positions else None
+        if positions_BN is None:
+            output_BTW = encoder.forward(batch.ids_BT, batch.mask_BT, batch.types_BT)
+        else:
+            output_BTW = _run_at(encoder, batch, positions_BN)
         for row, length in enumerate(batch.mask_BT.sum(1).tolist()):
             expected_TW = _run_alone(
                 reference, batch.ids_BT[row, :length], batch.types_BT[row, :length]
             )
-            compared.add(output_BTW[row, :length], expected_TW, description.outputs[0].name)
+            if positions_BN is not None:
+                expected_TW = expected_TW[positions_BN[row]]
+            ours_TW = output_BTW[row, : len(expected_TW)]
+            compared.add(ours_TW, expected_TW, description.outputs[0].name)
     return compared.summarise(description.outputs[0].name)
 
 
@@ -137,6 +145,23 @@ def _draw_batches(config: EncoderConfig) -> Iterator[_Batch]:
             mask_BT=mask_right(lengths),
             types_BT=generator.integers(0, config.type_vocab_size, shape),
         )
+
+
+def _draw_positions(batch: _Batch) -> Array:
+    """Returns positions inside each row, int64 [B, N], its last one among them."""
+    lengths_B1 = batch.mask_BT.sum(1, keepdims=True)
+    shape = (len(lengths_B1), POSITIONS_PER_ROW - 1)
+    drawn_BN = np.random.default_rng(SEED).integers(0, lengths_B1, shape)
+    return np.concatenate([lengths_B1 - 1, drawn_BN], axis=1)
+
+
+def _run_at(encoder: OnnxEncoder, batch: _Batch, positions_BN: Array) -> Array:
+    """Returns the logits of these positions, float32 [B, N, W]; one pass for each column."""
+    passes = [
+        encoder.forward(batch.ids_BT, batch.mask_BT, batch.types_BT, positions_B)
+        for positions_B in positions_BN.T
+    ]
+    return np.stack(passes, axis=1)
 
 
 def _run_alone(reference: Any, ids_T: Array, types_T: Array) -> Array:

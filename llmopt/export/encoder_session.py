@@ -21,13 +21,22 @@ class OnnxEncoder:
         self._output = description.outputs[0].name
         self._max_tokens = description.max_position_embeddings
 
-    def forward(self, ids_BT: Array, mask_BT: Array, types_BT: Array | None = None) -> Array:
+    def forward(
+        self,
+        ids_BT: Array,
+        mask_BT: Array,
+        types_BT: Array | None = None,
+        masked_positions_B: Array | None = None,
+    ) -> Array:
         """Returns logits or the last hidden state, float32 [B, T, W]; padding gives no result.
+
+        With masked positions, the logits of these alone, float32 [B, W].
 
         Args:
             ids_BT: int64.
             mask_BT: int64, 0 where a row is padded.
             types_BT: int64, each token's segment; None is all of the first one.
+            masked_positions_B: int64, for exports that take them.
 
         Raises:
             InputError: There are more tokens than the model has positions.
@@ -43,6 +52,8 @@ class OnnxEncoder:
             "attention_mask": mask_BT,
             "token_type_ids": np.zeros_like(ids_BT) if types_BT is None else types_BT,
         }
+        if masked_positions_B is not None:
+            feeds["masked_positions"] = masked_positions_B
         return run_named(self._session, feeds, self._output)
 
 

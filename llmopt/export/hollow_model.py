@@ -97,6 +97,31 @@ class PlainDecoder(nn.Module):
         return logits
 
 
+class MaskedPositionEncoder(nn.Module):
+    """A masked language model whose head runs on one position of each row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        attention_mask_BT: Tensor,
+        token_type_ids_BT: Tensor,
+        masked_positions_B: Tensor,
+    ) -> Tensor:
+        """Returns logits, [B, V]."""
+        hidden_BTH = self.model.bert(
+            input_ids=input_ids_BT,
+            attention_mask=attention_mask_BT,
+            token_type_ids=token_type_ids_BT,
+        )[0]
+        index_B1H = masked_positions_B[:, None, None].expand(-1, 1, hidden_BTH.shape[-1])
+        logits_BV: Tensor = self.model.cls(hidden_BTH.gather(1, index_B1H)[:, 0])
+        return logits_BV
+
+
 class Encoder(nn.Module):
     """An encoder: the first of its outputs, logits or the last hidden state."""
 

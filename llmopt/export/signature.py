@@ -10,6 +10,7 @@ from llmopt.checkpoint.model_config import ModelConfig
 BATCH, SEQUENCE = "batch", "sequence"
 PAST, TOTAL = "past_sequence", "total_sequence"
 KEY_VALUE = ("key", "value")
+MASKED_POSITIONS = "masked_positions"
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,21 @@ def describe_decoder(
     )
 
 
-def describe_encoder(config: EncoderConfig, dtype: TensorDtype, task: EncoderTask) -> Signature:
-    """Describes an encoder's export: logits over the vocabulary, or the last hidden state."""
+def describe_encoder(
+    config: EncoderConfig, dtype: TensorDtype, task: EncoderTask, *, masked_positions: bool = False
+) -> Signature:
+    """Describes an encoder's export: logits over the vocabulary, or the last hidden state.
+
+    With `masked_positions` a row's logits are those of the position that this input names.
+    """
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs = tuple(_per_token(name, SEQUENCE) for name in names)
     name, last = ("logits", "vocab") if task == "fill_mask" else ("last_hidden_state", "hidden")
     width = config.vocab_size if task == "fill_mask" else config.hidden_size
+    if masked_positions:
+        positions = make_spec(MASKED_POSITIONS, "int64", **{BATCH: DYNAMIC})
+        one_each = make_spec(name, dtype, **{BATCH: DYNAMIC, last: width})
+        return Signature((*inputs, positions), (one_each,))
     output = make_spec(name, dtype, **{BATCH: DYNAMIC, SEQUENCE: DYNAMIC, last: width})
     return Signature(inputs, (output,))
 

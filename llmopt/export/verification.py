@@ -108,4 +108,6 @@ def _probe(folder: Path, description: OnnxDescription) -> np.ndarray:
     feeds = {"input_ids": ids_BT, "attention_mask": mask_BT}
     if any(spec.name == "token_type_ids" for spec in description.inputs):
         feeds["token_type_ids"] = np.zeros_like(ids_BT)
+    if description.masked_positions:
+        feeds["masked_positions"] = np.full(1, PROBE_TOKENS - 1)
     return run_named(session, feeds, description.outputs[0].name)

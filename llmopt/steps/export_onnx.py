@@ -62,6 +62,11 @@ class ExportOnnx(StepBase):
         description="Encoders: fill_mask (logits) or embed (last hidden state); default what the "
         "checkpoint is for.",
     )
+    masked_positions: bool = Field(
+        False,
+        description="Encoders that fill masks: take a position per row, masked_positions, and "
+        "return the logits of that one alone, which is what a server needs.",
+    )
     opset: Opset = Field(21, description="Version of the ONNX operators; qdq_int4 needs 21.")
     tolerance: float | None = Field(
         None,
@@ -89,6 +94,12 @@ class ExportOnnx(StepBase):
         _check_family(model.path)
         checkpoint = Checkpoint.open(model.path, trust_remote_code=model.trust_remote_code)
         check_weights(self.weights, checkpoint)
+        if self.masked_positions:
+            raise IncompatibleError(
+                f"masked_positions: true is for encoders; {checkpoint.folder} is a "
+                f"{checkpoint.config.model_type} decoder",
+                remedy="use last_token_logits: true",
+            )
         if self.task is not None:
             raise IncompatibleError(
                 f"task: {self.task} is for encoders; {checkpoint.folder} is a "
@@ -106,7 +117,13 @@ class ExportOnnx(StepBase):
         """
         config = read_encoder_config(inputs["model"].path)
         check_encoder_fields(self)
-        config.choose_task(self.task)
+        task = config.choose_task(self.task)
+        if self.masked_positions and task != "fill_mask":
+            raise IncompatibleError(
+                f"masked_positions: true needs task: fill_mask; {config.folder} is exported with "
+                f"task: {task}, which has no logits",
+                remedy="leave masked_positions out, or set task: fill_mask",
+            )
         return config
 
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:

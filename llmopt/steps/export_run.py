@@ -56,7 +56,12 @@ def run_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Out
 def read_options(step: ExportOnnx) -> ExportOptions:
     """Returns how a step wants its model exported."""
     return ExportOptions(
-        step.weights, step.dtype, step.opset, step.kv_cache, step.last_token_logits
+        step.weights,
+        step.dtype,
+        step.opset,
+        step.kv_cache,
+        step.last_token_logits,
+        step.masked_positions,
     )
 
 

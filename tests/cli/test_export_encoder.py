@@ -80,6 +80,18 @@ def test_int8_is_smaller_and_near(run_here: RunHere, bert: Path, tmp_path: Path)
     assert run_here("verify", "int8").returncode == 0
 
 
+def test_masked_positions_are_checked_and_recorded(
+    run_here: RunHere, bert: Path, tmp_path: Path
+) -> None:
+    done = run_here("export-onnx", bert, "--masked-positions", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    metrics = read_metrics(tmp_path / "out")
+    assert 0 < metrics["relative_error"] < 1e-5
+    assert metrics["compared_positions"] == 20
+    assert read_onnx_description(tmp_path / "out").masked_positions
+    assert run_here("verify", "out").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -107,6 +119,7 @@ def test_a_missed_tolerance_is_exit_code_9_and_leaves_nothing(
         (["--weights", "int8_dynamic", "--dtype", "float16"], "float32, not float16"),
         (["--last-token-logits"], "last_token_logits: true is for decoders"),
         (["--kv-cache"], "kv_cache: true is for decoders"),
+        (["--masked-positions", "--task", "embed"], "masked_positions: true needs task: fill_mask"),
     ],
 )
 def test_fields_of_decoders_are_refused(
@@ -126,6 +139,9 @@ def test_fields_of_encoders_are_refused_on_decoders(run_here: RunHere, random_mo
     done = run_here("export-onnx", random_model, "--task", "embed", "-o", "out")
     assert done.returncode == 7
     assert "task: embed is for encoders" in done.stderr
+    done = run_here("export-onnx", random_model, "--masked-positions", "-o", "out")
+    assert done.returncode == 7
+    assert "masked_positions: true is for encoders" in done.stderr
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "t5", None])

@@ -106,10 +106,18 @@ def export_bert(
     weights: OnnxWeights = "plain",
     dtype: TensorDtype = "float32",
     opset: int = 21,
+    masked_positions: bool = False,
 ) -> OnnxDescription:
     """Exports an encoder into a new folder; for int8_dynamic the float32 one is beside it."""
     folder.mkdir()
-    options = ExportOptions(weights, dtype, opset, kv_cache=False, last_token_logits=False)
+    options = ExportOptions(
+        weights,
+        dtype,
+        opset,
+        kv_cache=False,
+        last_token_logits=False,
+        masked_positions=masked_positions,
+    )
     config = read_encoder_config(model)
     if weights != "int8_dynamic":
         return export_encoder(config, task, options, folder, SilentProgress())

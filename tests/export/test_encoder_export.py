@@ -13,7 +13,7 @@ from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME, read_onnx_d
 from llmopt.checkpoint.encoder_config import EncoderTask, read_encoder_config
 from llmopt.errors import InputError, NumericalError
 from llmopt.export.encoder_export import load_encoder
-from llmopt.export.encoder_parity import ROW_LENGTHS
+from llmopt.export.encoder_parity import POSITIONS_PER_ROW, ROW_LENGTHS
 from llmopt.export.encoder_session import mask_right
 from llmopt.export.parity import TOLERANCES
 from llmopt.export.session import open_session
@@ -177,6 +177,45 @@ def test_the_file_has_the_names_and_axes_of_its_description(
     assert (found.name, sizes[2].dim_value) == output
     assert [size.dim_param for size in sizes[:2]] == ["batch", "sequence"]
     assert description.outputs[0].shape == (-1, -1, output[1])
+
+
+@pytest.mark.parametrize(
+    ("weights", "largest_distance"), [("plain", FLOAT32_ERROR), ("int8_dynamic", 0.01)]
+)
+def test_the_head_runs_on_masked_positions_alone(
+    bert: Path, tmp_path: Path, weights: str, largest_distance: float
+) -> None:
+    folder = tmp_path / "onnx"
+    description = export_bert(bert, folder, weights=weights, masked_positions=True)
+    assert description.masked_positions
+    graph = load_graph(folder)
+    axes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert axes["masked_positions"] == ["batch"]
+    assert axes["logits"] == ["batch", len(VOCABULARY)]
+    assert description.outputs[0].shape == (-1, len(VOCABULARY))
+    parity = measure_parity(bert, folder, description)
+    assert parity.largest_cosine_distance < largest_distance
+    assert parity.num_positions == POSITIONS_PER_ROW * (len(ROW_LENGTHS) + 1)
+    assert verify_onnx(folder).faults == []
+    if weights == "int8_dynamic":
+        products = sum(node.op_type == "MatMulInteger" for node in graph.node)
+        assert products == NUM_LAYERS * PRODUCTS_PER_LAYER + 2
+
+
+def test_logits_of_a_masked_position_are_those_of_the_whole_row(bert: Path, tmp_path: Path) -> None:
+    whole = open_encoder(tmp_path / "whole", export_bert(bert, tmp_path / "whole"))
+    one = open_encoder(tmp_path / "one", export_bert(bert, tmp_path / "one", masked_positions=True))
+    mask = mask_right([9, 4, 7])
+    ids = np.random.default_rng(2).integers(0, len(VOCABULARY), mask.shape)
+    positions = np.array([8, 0, 3])
+    expected = whole.forward(ids, mask)[np.arange(3), positions]
+    found = one.forward(ids, mask, masked_positions_B=positions)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    moved = one.forward(ids, mask, masked_positions_B=np.array([7, 0, 3]))
+    assert not np.allclose(moved[0], expected[0], atol=1e-3)
 
 
 def test_more_tokens_than_positions_are_refused_and_never_computed(
