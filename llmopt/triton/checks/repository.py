@@ -56,14 +56,20 @@ class ServedModel:
 
     @property
     def backend(self) -> str:
-        """What runs it, whichever of the two fields says so; "" where neither does."""
+        """What runs it, as a field or, to the server as here, a file's name says; else ""."""
         config = self.config
-        return str(config.backend or PLATFORM_BACKENDS.get(config.platform, config.platform))
+        named = config.backend or PLATFORM_BACKENDS.get(config.platform, config.platform)
+        return str(named or self._guess_backend())
 
     @property
     def model_file(self) -> str:
         """The file that a version folder has to hold; "" for ensembles and unknown backends."""
         return str(self.config.default_model_filename or MODEL_FILES.get(self.backend, ""))
+
+    def _guess_backend(self) -> str:
+        names = {path.name for folder in self.versions.values() for path in folder.iterdir()}
+        guesses = (name for name, file in MODEL_FILES.items() if file in names)
+        return next(guesses, "") if not self.config.default_model_filename else ""
 
     @cached_property
     def versions(self) -> dict[int, Path]:
@@ -138,11 +144,6 @@ def read_repository(folder: Path) -> Repository:
     return Repository(
         folder, models, unread, read_triton_description(folder) if described else None
     )
-
-
-def is_repository(folder: Path) -> bool:
-    """Tells whether a folder holds models for the server."""
-    return (folder / TRITON_DESCRIPTION_NAME).exists() or any(folder.glob(f"*/{CONFIG_NAME}"))
 
 
 def find_model_folders(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,6 @@
 """Mistakes in fields that every config.pbtxt has."""
 
-from tests.triton.mistakes.planting import Mistake, add_field, in_config, write
+from tests.triton.mistakes.planting import Mistake, add_field, in_config, rename, write
 
 CONFIG_MISTAKES = (
     Mistake(
@@ -46,9 +46,12 @@ CONFIG_MISTAKES = (
         'name is "score"; the folder\'s name "scorer" is allowed',
     ),
     Mistake(
-        "no backend",
+        "no backend, and a file that does not tell it",
         "words",
-        (in_config("scorer", 'backend: "python"\n', ""),),
+        (
+            in_config("scorer", 'backend: "python"', 'default_model_filename: "scorer.py"'),
+            rename("scorer/1/model.py", "scorer/1/scorer.py"),
+        ),
         "scorer/config.pbtxt: backend is not set",
     ),
     Mistake(
