@@ -29,6 +29,7 @@ LIBRARY_PLACE = re.compile(r"\[libprotobuf ERROR \S+\] ")
 UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
     "grammar newer than the release's Python": "the Python here is newer",
+    "an accelerator that onnxruntime does not have": "the stand-in does not read it",
     "a package that requirements.txt lacks": "it depends on what the server's Python holds",
 }
 Name = Literal["refused", "hangs", "fails requests", "answers wrongly", "serves", "not judged"]

@@ -1,5 +1,6 @@
 """Fields that every model's config.pbtxt has: name, backend, batch size, inputs and outputs."""
 
+import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +9,13 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
-from llmopt.triton.checks.repository import MODEL_FILES, Repository, ServedModel
+from llmopt.triton.checks.repository import (
+    MODEL_FILES,
+    OTHER_BACKENDS,
+    PLATFORM_BACKENDS,
+    Repository,
+    ServedModel,
+)
 
 VARIABLE = -1
 ITEM_BYTES = {
@@ -28,12 +35,7 @@ def find_identity_faults(_: Repository, model: ServedModel) -> Iterator[Finding]
             f'the folder\'s name "{model.name}" is allowed',
             "rename one of the two",
         )
-    if not model.backend:
-        yield model.fault(
-            "backend", "is not set", "every model needs one", f"name one: {', '.join(MODEL_FILES)}"
-        )
-    elif model.backend not in (*MODEL_FILES, "ensemble"):
-        yield Unchecked(f"{model.name}: files and signature of backend {model.backend}")
+    yield from _find_backend_faults(model)
     if config.HasField("ensemble_scheduling") and model.backend not in ("", "ensemble"):
         yield model.fault(
             "ensemble_scheduling",
@@ -48,6 +50,37 @@ def find_identity_faults(_: Repository, model: ServedModel) -> Iterator[Finding]
             "0 or more is allowed",
             "write 0 for a model without a batch axis, else the largest batch",
         )
+
+
+def _find_backend_faults(model: ServedModel) -> Iterator[Finding]:
+    backend, platform = model.config.backend, model.config.platform
+    known = (*MODEL_FILES, *OTHER_BACKENDS)
+    if not model.backend:
+        yield model.fault(
+            "backend", "is not set", "every model needs one", f"name one: {', '.join(MODEL_FILES)}"
+        )
+    elif platform and PLATFORM_BACKENDS.get(platform) is None and not backend:
+        yield model.fault(
+            "platform",
+            f'is "{platform}"',
+            f"{', '.join(PLATFORM_BACKENDS)} are allowed",
+            "correct it, or write backend",
+        )
+    elif platform and backend and PLATFORM_BACKENDS.get(platform) not in (None, backend):
+        yield model.fault(
+            "platform",
+            f'is "{platform}"',
+            f'it contradicts backend "{backend}"',
+            "remove one of the two",
+        )
+    elif backend and backend not in known:
+        close = difflib.get_close_matches(backend, known, n=1)
+        if close:
+            yield model.fault(
+                "backend", f'is "{backend}"', f"{', '.join(known)} are allowed", f"write {close[0]}"
+            )
+        else:
+            yield Unchecked(f"{model.name}: whether the server has backend {backend}")
 
 
 def find_tensor_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:

@@ -20,6 +20,11 @@ ONNX_TYPES: dict[int, int] = {
     onnx.TensorProto.UINT32: pb.TYPE_UINT32, onnx.TensorProto.UINT64: pb.TYPE_UINT64,
     onnx.TensorProto.BOOL: pb.TYPE_BOOL, onnx.TensorProto.STRING: pb.TYPE_STRING,
 }  # fmt: skip
+INTEGER_PARAMETERS = ("intra_op_thread_count", "inter_op_thread_count")
+ACCELERATORS = {
+    "gpu_execution_accelerator": ("tensorrt", "cuda"),
+    "cpu_execution_accelerator": ("openvino",),
+}
 
 
 def find_onnx_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
@@ -136,3 +141,25 @@ def compare_shape(
             f"the model's {shape[1:] if batched else shape} is allowed",
             "correct it",
         )
+
+
+def find_session_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
+    """Judges what the config says of onnxruntime's session."""
+    for name in INTEGER_PARAMETERS:
+        value = (
+            model.config.parameters[name].string_value if name in model.config.parameters else "0"
+        )
+        if not value.isdecimal():
+            yield model.fault(
+                f"parameters.{name}", f'is "{value}"', "a whole number is allowed", "correct it"
+            )
+    accelerators = model.config.optimization.execution_accelerators
+    for field, allowed in ACCELERATORS.items():
+        for given in getattr(accelerators, field):
+            if given.name not in allowed:
+                yield model.fault(
+                    f"optimization.execution_accelerators.{field}",
+                    f'names "{given.name}"',
+                    f"{', '.join(allowed)} are allowed",
+                    "correct it",
+                )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.triton.checks.python_arrays import ArrayFacts, infer_array
+from llmopt.triton.checks.python_names import find_name_faults
 from llmopt.triton.checks.python_source import (
     ENTRY,
     Function,
@@ -29,6 +30,7 @@ def find_python_faults(repository: Repository, model: ServedModel) -> Iterator[F
     """Judges each served version's source."""
     checks: tuple[Callable[[ServedModel, int, PythonSource], Iterator[Finding]], ...] = (
         _find_import_faults,
+        find_name_faults,
         _find_class_faults,
         _find_answer_faults,
         _find_read_faults,

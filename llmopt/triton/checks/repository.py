@@ -35,6 +35,8 @@ MODEL_FILES = {
     "pytorch": "model.pt",
     "openvino": "model.xml",
 }
+# Others that NVIDIA's containers hold; what their folders must hold is not known here.
+OTHER_BACKENDS = ("tensorrtllm", "tensorflow", "dali", "fil", "identity", "repeat", "square")
 
 
 @dataclass(frozen=True)

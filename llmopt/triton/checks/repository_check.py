@@ -21,7 +21,7 @@ from llmopt.triton.checks.files import (
     find_model_file_faults,
     find_version_faults,
 )
-from llmopt.triton.checks.onnx_signature import find_onnx_faults
+from llmopt.triton.checks.onnx_signature import find_onnx_faults, find_session_faults
 from llmopt.triton.checks.python_models import find_python_faults
 from llmopt.triton.checks.release import (
     find_opset_faults,
@@ -97,8 +97,8 @@ GROUPS = (
         "ensemble",
     ),
     CheckGroup(
-        "ONNX graphs: inputs, outputs, weights, opset",
-        (find_onnx_faults, find_opset_faults),
+        "ONNX graphs: inputs, outputs, weights, opset, session",
+        (find_onnx_faults, find_opset_faults, find_session_faults),
         "onnxruntime",
     ),
     CheckGroup(

@@ -108,6 +108,8 @@ def _find_group_faults(
 def find_server_needs(_: Repository, model: ServedModel) -> Iterator[Finding]:
     """Judges what needs another model setting or an option of the server to have effect."""
     config = model.config
+    if config.HasField("sequence_batching"):
+        yield Unchecked(f"{model.name}: controls and states of its sequence batching")
     decoupled = config.model_transaction_policy.decoupled
     if config.response_cache.enable:
         if decoupled:

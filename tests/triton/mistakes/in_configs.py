@@ -55,6 +55,24 @@ CONFIG_MISTAKES = (
         "scorer/config.pbtxt: backend is not set",
     ),
     Mistake(
+        "a backend misspelt",
+        "words",
+        (in_config("scorer", 'backend: "python"', 'backend: "pyhton"'),),
+        'backend is "pyhton"; onnxruntime, tensorrt, python',
+    ),
+    Mistake(
+        "a platform that is a backend's name",
+        "encoder",
+        (in_config("engine", 'backend: "onnxruntime"', 'platform: "onnxruntime"'),),
+        'engine/config.pbtxt: platform is "onnxruntime"; ensemble, onnxruntime_onnx',
+    ),
+    Mistake(
+        "a platform that contradicts the backend",
+        "words",
+        (add_field("scorer", 'platform: "onnxruntime_onnx"'),),
+        'platform is "onnxruntime_onnx"; it contradicts backend "python"',
+    ),
+    Mistake(
         "a negative max_batch_size",
         "words",
         (in_config("scorer", "max_batch_size: 8", "max_batch_size: -1"),),

@@ -202,6 +202,12 @@ ENSEMBLE_MISTAKES = (
         "max_batch_size is 8; its step reader has no batch axis",
     ),
     Mistake(
+        "no batch axis over steps that have one",
+        "words",
+        (in_config("words", "max_batch_size: 8", "max_batch_size: 0"),),
+        'tensor "TEXT" is [-1, 1] in reader\'s input "TEXT" and [1] in words\'s input "TEXT"',
+    ),
+    Mistake(
         "two ensembles that hold each other",
         "words",
         (

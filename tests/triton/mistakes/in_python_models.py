@@ -56,6 +56,18 @@ PYTHON_MISTAKES = (
         "tokenizer/1/model.py: line 4 imports fugashi; packages of requirements.txt are allowed",
     ),
     Mistake(
+        "a module that is not imported",
+        "words",
+        (replace(SCORER, "import numpy as np\n", ""),),
+        "scorer/1/model.py: line 17 uses np, which nothing defines",
+    ),
+    Mistake(
+        "a name of the server's module misspelt",
+        "words",
+        (replace(SCORER, "pb_utils.InferenceResponse(", "pb_utils.InferenceResponce("),),
+        "uses triton_python_backend_utils.InferenceResponce; the server's module has no such name",
+    ),
+    Mistake(
         "no class TritonPythonModel",
         "words",
         (replace(SCORER, "class TritonPythonModel", "class Scorer"),),

@@ -7,6 +7,7 @@ from tests.triton.good_repositories import write_graph
 from tests.triton.mistakes.planting import (
     Edit,
     Mistake,
+    add_field,
     describe,
     in_config,
     rename,
@@ -126,6 +127,29 @@ SIGNATURE_MISTAKES = (
         "encoder",
         (_use_opset(24),),
         "opset_import is 24; onnxruntime 1.19.2 of release 24.10 takes up to 21",
+    ),
+    Mistake(
+        "threads that are no number",
+        "encoder",
+        (
+            add_field(
+                "engine",
+                'parameters { key: "intra_op_thread_count" value { string_value: "all" } }',
+            ),
+        ),
+        'parameters.intra_op_thread_count is "all"; a whole number is allowed',
+    ),
+    Mistake(
+        "an accelerator that onnxruntime does not have",
+        "encoder",
+        (
+            add_field(
+                "engine",
+                "optimization { execution_accelerators { cpu_execution_accelerator : "
+                '[ { name : "oneDNN" } ] } }',
+            ),
+        ),
+        'cpu_execution_accelerator names "oneDNN"; openvino are allowed',
     ),
     Mistake(
         "an engine of TensorRT-RTX under backend tensorrt",
