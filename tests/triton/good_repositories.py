@@ -2,7 +2,7 @@
 
 `words` is an ensemble of two python models, `encoder` one of tokenizer, ONNX graph and
 postprocessor, `engine` the same over a TensorRT engine, `story` a decoupled python model,
-`llm` one of vLLM. Each writes what its name says into an empty folder.
+`llm` one of vLLM, `counter` one of shape generate. Each function writes one into an empty folder.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from llmopt.artifacts.triton_description import (
     RepositoryModel,
     TritonDescription,
 )
+from tests.triton.good_generate import write_counter
 
 SOURCES = Path(__file__).parent / "good_models"
 VOCABULARY, HIDDEN = 16, 8
@@ -97,6 +98,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "encoder": write_encoder,
     "engine": write_engine,
     "llm": write_llm,
+    "counter": write_counter,
 }
 
 

@@ -23,8 +23,9 @@ ANSWER_TIMEOUT_S = 15.0
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
 NO_BACKEND = "unable to find backend library"
 MAX_CHARACTERS = 300
-# Where in NVIDIA's build a message of protobuf comes from.
-LIBRARY_PLACE = re.compile(r"\[libprotobuf ERROR \S+\] ")
+# Where a message comes from: in the build of protobuf, or in the folder of backends.
+PLACES = re.compile(r"\[libprotobuf ERROR \S+\] |\S*/llmopt-backends-\w+/")
+NOISE = ("failed to load all models", "CUDA driver version is insufficient")
 # What this server can't tell, and why.
 UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
@@ -57,6 +58,12 @@ def ask_encoder(client: GrpcClient) -> Mapping[str, Array]:
     return client.infer("encoder", {"TEXT": np.array([["ab"]])})
 
 
+def ask_counter(client: GrpcClient) -> Mapping[str, Array]:
+    """Asks what comes after two words, in one response."""
+    answers = list(client.stream_infer("counter", {"text_input": np.array(["one two"])}))
+    return answers[0] if len(answers) == 1 else {}
+
+
 def ask_story(client: GrpcClient) -> Mapping[str, Array]:
     """Asks for the capitals of one text, which come in one response."""
     answers = list(client.stream_infer("story", {"text_input": np.array(["ab"])}))
@@ -78,6 +85,15 @@ QUESTIONS = {
     "encoder": Question(
         ask_encoder,
         {"WORD": np.array([[b"word 4"]], dtype=object), "SCORE": np.array([[11]], np.float32)},
+    ),
+    "counter": Question(
+        ask_counter,
+        {
+            "text_output": np.array([b"three four five"], dtype=object),
+            "finish_reason": np.array([b"length"], dtype=object),
+            "num_input_tokens": np.array([2], np.uint32),
+            "num_output_tokens": np.array([3], np.uint32),
+        },
     ),
     "story": Question(ask_story, {"text_output": np.array([b"AB"], dtype=object)}),
 }
@@ -126,7 +142,7 @@ def judge_repository(repository: Path, base: str, environment: ModelEnvironment)
     except InputError as error:
         hangs = "was not ready within" in error.message
         verdict = Verdict("hangs" if hangs else "refused", error.message)
-    text = LIBRARY_PLACE.sub("", verdict.says.replace(str(repository), "REPOSITORY"))
+    text = PLACES.sub("", verdict.says.replace(str(repository), "REPOSITORY"))
     return Verdict(verdict.verdict, " ".join(text.split())[:MAX_CHARACTERS])
 
 
@@ -160,7 +176,9 @@ def _list_refusals(server: TritonServer) -> list[str]:
     missing = folders - {model["name"] for model in listed if model.get("state") == "READY"}
     if not missing:
         return []
-    return server.read_errors() or [f"{', '.join(sorted(missing))}: not loaded, without a reason"]
+    errors = server.read_errors()
+    told = [text for text in errors if not any(noise in text for noise in NOISE)]
+    return told or [f"{', '.join(sorted(missing))}: not loaded, without a reason"]
 
 
 def _is_same(answer: Mapping[str, Array], wanted: Mapping[str, Array]) -> bool:

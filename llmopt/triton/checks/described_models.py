@@ -89,6 +89,13 @@ def _find_setting_faults(repository: Repository, description: TritonDescription)
                 "the model batches by itself and takes requests one by one",
                 "write 0",
             )
+        if role == "generate" and not config.model_transaction_policy.decoupled:
+            yield model.fault(
+                "model_transaction_policy.decoupled",
+                "is false",
+                "streamed answers need a decoupled model",
+                "set it to true",
+            )
         if role in ("ensemble", "engine") and config.max_batch_size != description.max_batch_size:
             yield model.fault(
                 "max_batch_size",

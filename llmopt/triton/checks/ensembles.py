@@ -53,12 +53,11 @@ def _find_used_faults(
             "write -1 for the latest",
         )
     asked, offered = model.config.max_batch_size, used.config.max_batch_size
-    if asked > offered:
-        why = "no batch axis" if offered == 0 else f"max_batch_size {offered}"
+    if asked > offered > 0:  # without batch axis the step has to take the whole shape
         yield model.fault(
             "max_batch_size",
             f"is {asked}",
-            f"its step {used.name} has {why}",
+            f"its step {used.name} has max_batch_size {offered}",
             f"lower it to {offered}, or raise that of {used.name}",
         )
 
@@ -159,6 +158,15 @@ def _find_end_faults(model: ServedModel, made: set[str], needed: set[str]) -> It
                 f"tensors of the steps' output_map are allowed: {', '.join(sorted(made))}",
                 "map a step's output to it",
             )
+    outputs = {tensor.name for tensor in model.config.output}
+    mapped = {name for s in model.config.ensemble_scheduling.step for name in s.output_map.values()}
+    for name in sorted(mapped - needed - outputs - {""}):
+        yield model.fault(
+            "ensemble_scheduling",
+            f'makes "{name}", which nothing uses',
+            "the server refuses a tensor that leads nowhere",
+            "remove it from output_map, or add it to the ensemble's outputs",
+        )
     for given in model.config.input:
         if given.name not in needed:
             yield model.fault(

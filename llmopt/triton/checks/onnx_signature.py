@@ -41,16 +41,17 @@ def find_onnx_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
                 "", f"is no ONNX model ({error})", "a ModelProto is allowed", "export anew", file
             )
             continue
-        yield from _find_data_faults(model, folder, file, proto)
+        yield from find_weight_faults(model, folder, file, proto)
         weights = {tensor.name for tensor in proto.graph.initializer}
         inputs = [value for value in proto.graph.input if value.name not in weights]
         yield from _compare(model, "input", inputs)
         yield from _compare(model, "output", proto.graph.output)
 
 
-def _find_data_faults(
+def find_weight_faults(
     model: ServedModel, folder: Path, file: str, proto: onnx.ModelProto
 ) -> Iterator[Fault]:
+    """Judges whether the files that a graph keeps its weights in are there, whole."""
     ends: dict[str, int] = {}
     for tensor in proto.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}

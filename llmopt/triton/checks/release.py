@@ -78,12 +78,15 @@ def find_opset_faults(repository: Repository, model: ServedModel) -> Iterator[Fi
 
 
 def _read_opset(path: Path) -> int | None:
-    """Returns the version of ONNX's own operators that a graph uses."""
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        return find_opset(onnx.load(str(path), load_external_data=False))
     except (OSError, DecodeError):
         return None
-    return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
+
+
+def find_opset(proto: onnx.ModelProto) -> int:
+    """Returns the version of ONNX's own operators that a graph uses."""
+    return next((int(o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
 def find_tensorrt_version_faults(repository: Repository, model: ServedModel) -> Iterator[Finding]:
@@ -137,6 +140,11 @@ def _read_name(line: str) -> str:
     return line[:end].lower().replace("_", "-").replace(".", "-")
 
 
+def _provides(required: set[str], name: str) -> bool:
+    """Tells whether a package is required, in whichever build: onnxruntime-gpu is onnxruntime."""
+    return any(each == name or each.startswith(f"{name}-") for each in required)
+
+
 def _find_import_faults(
     repository: Repository, model: ServedModel, required: set[str]
 ) -> Iterator[Fault]:
@@ -144,7 +152,7 @@ def _find_import_faults(
     for version, folder in model.served_versions.items():
         for file, line, module in read_python_source(folder, python).list_imports():
             known = module in PROVIDED or module in sys.stdlib_module_names
-            if not known and module.lower().replace("_", "-") not in required:
+            if not known and not _provides(required, module.lower().replace("_", "-")):
                 yield model.fault(
                     f"line {line}",
                     f"imports {module}",

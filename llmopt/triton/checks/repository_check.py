@@ -21,6 +21,7 @@ from llmopt.triton.checks.files import (
     find_model_file_faults,
     find_version_faults,
 )
+from llmopt.triton.checks.generate_models import find_generate_faults
 from llmopt.triton.checks.onnx_signature import find_onnx_faults, find_session_faults
 from llmopt.triton.checks.python_models import find_python_faults
 from llmopt.triton.checks.release import (
@@ -107,8 +108,8 @@ GROUPS = (
         "tensorrt",
     ),
     CheckGroup(
-        "Python models: imports, methods, tensors read and written",
-        (find_python_faults,),
+        "Python models: names, methods, tensors read and written, settings",
+        (find_python_faults, find_generate_faults),
         "python",
     ),
     CheckGroup("vLLM models: model.json, checkpoint", (find_vllm_faults,), "vllm"),

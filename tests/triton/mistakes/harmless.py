@@ -64,6 +64,30 @@ HARMLESS = (
         ),
     ),
     _harmless(
+        "a step that takes the whole shape",
+        "words",
+        in_config("reader", "max_batch_size: 8", "max_batch_size: 0"),
+        in_config(
+            "reader",
+            'name: "TEXT" data_type: TYPE_STRING dims: [ 1 ]',
+            'name: "TEXT" data_type: TYPE_STRING dims: [ -1, 1 ]',
+        ),
+        *(
+            in_config(
+                "reader",
+                f'"{name}" data_type: TYPE_INT64 dims: [ 4 ]',
+                f'"{name}" data_type: TYPE_INT64 dims: [ -1, 4 ]',
+            )
+            for name in ("IDS", "MASK")
+        ),
+        in_config(
+            "reader",
+            "value { data_type: TYPE_STRING dims: [ 1 ]",
+            "value { data_type: TYPE_STRING dims: [ 1, 1 ]",
+        ),
+        in_config("reader", "    batch_size: 1\n", ""),
+    ),
+    _harmless(
         "priorities with a default",
         "words",
         in_config(

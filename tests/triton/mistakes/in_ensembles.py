@@ -177,29 +177,21 @@ ENSEMBLE_MISTAKES = (
         "words",
         (
             in_config("reader", "max_batch_size: 8", "max_batch_size: 0"),
-            in_config(
-                "reader",
-                '"TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]',
-                '"TEXT" data_type: TYPE_STRING dims: [ -1, 1 ] } ]',
-            ),
-            in_config(
-                "reader",
-                '"IDS" data_type: TYPE_INT64 dims: [ 4 ]',
-                '"IDS" data_type: TYPE_INT64 dims: [ -1, 4 ]',
-            ),
-            in_config(
-                "reader",
-                '"MASK" data_type: TYPE_INT64 dims: [ 4 ]',
-                '"MASK" data_type: TYPE_INT64 dims: [ -1, 4 ]',
-            ),
-            in_config(
-                "reader",
-                "value { data_type: TYPE_STRING dims: [ 1 ]",
-                "value { data_type: TYPE_STRING dims: [ 1, 1 ]",
-            ),
             in_config("reader", "    batch_size: 1\n", ""),
         ),
-        "max_batch_size is 8; its step reader has no batch axis",
+        'tensor "TEXT" is [1] in reader\'s input "TEXT" and [-1, 1] in words\'s input "TEXT"',
+    ),
+    Mistake(
+        "a step's output that nothing uses",
+        "encoder",
+        (
+            replace(
+                "encoder/config.pbtxt",
+                ' },\n  { name: "SCORE" data_type: TYPE_FP32 dims: [ 1 ] }',
+                " }",
+            ),
+        ),
+        'ensemble_scheduling makes "SCORE", which nothing uses',
     ),
     Mistake(
         "no batch axis over steps that have one",
@@ -251,6 +243,7 @@ ENSEMBLE_MISTAKES = (
         "words",
         (
             replace("reader/1/codes.py", "WIDTH = 4", "WIDTH = 1500000"),
+            replace("reader/1/codes.py", "list(text[:WIDTH])", "list(text[:4])"),
             *(
                 in_config(
                     model,

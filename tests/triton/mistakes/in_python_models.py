@@ -59,7 +59,7 @@ PYTHON_MISTAKES = (
         "a module that is not imported",
         "words",
         (replace(SCORER, "import numpy as np\n", ""),),
-        "scorer/1/model.py: line 17 uses np, which nothing defines",
+        "scorer/1/model.py: line 16 uses np, which nothing defines",
     ),
     Mistake(
         "a name of the server's module misspelt",

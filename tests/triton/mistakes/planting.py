@@ -97,11 +97,11 @@ def rename(old: str, new: str) -> Edit:
     return edit
 
 
-def describe(**fields: Any) -> Edit:
-    """Sets fields of triton.json; a double underscore goes one level down."""
+def set_json(file: str, **fields: Any) -> Edit:
+    """Sets fields of a JSON file; a double underscore goes one level down."""
 
     def edit(folder: Path) -> None:
-        path = folder / "triton.json"
+        path = folder / file
         data = json.loads(path.read_text(encoding="utf-8"))
         for name, value in fields.items():
             *above, last = name.split("__")
@@ -112,3 +112,8 @@ def describe(**fields: Any) -> Edit:
         path.write_text(json.dumps(data), encoding="utf-8")
 
     return edit
+
+
+def describe(**fields: Any) -> Edit:
+    """Sets fields of triton.json."""
+    return set_json("triton.json", **fields)
