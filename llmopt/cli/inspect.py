@@ -15,7 +15,7 @@ from llmopt.artifacts.onnx_description import DESCRIPTION_NAME
 from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME
 from llmopt.cli import options as opt
 from llmopt.cli.console import print_data, print_json, print_line
-from llmopt.errors import InputError, RecipeError
+from llmopt.errors import CapabilityError, InputError, RecipeError
 from llmopt.recipe.starter import write_starter_recipe
 
 store_app = typer.Typer()
@@ -114,8 +114,13 @@ def _examine_checkpoint(folder: Path, seen: Examination) -> None:
 
 def _examine_repository(folder: Path, seen: Examination) -> None:
     """Judges a Triton model repository, whoever made it, by its files."""
-    from llmopt.triton.checks.repository_check import check_repository  # noqa: PLC0415 - protobuf
-
+    try:
+        from llmopt.triton.checks.repository_check import check_repository  # noqa: PLC0415 - extra
+    except ModuleNotFoundError as error:
+        raise CapabilityError(
+            f"a Triton repository is verified with the package {error.name}, which is not here",
+            remedy="pip install 'llmopt[triton]'",
+        ) from None
     report = check_repository(folder)
     seen.faults += map(str, report.faults)
     seen.checked += report.checked
