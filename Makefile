@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
 
-.PHONY: setup demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env optimum-onnx-env onnxruntime-genai-env check format reference freeze
+.PHONY: setup tritonserver demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env optimum-onnx-env onnxruntime-genai-env check format reference freeze
 
 setup: $(STAMP)
 
@@ -13,13 +13,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
-demo: setup
+# The server that repositories are tried with: fetched once, into ~/.cache/llmopt or $LLMOPT_CACHE.
+tritonserver: setup
+	$(BIN)/llmopt doctor --get tritonserver || echo 'without it the tests that need it are skipped'
+
+demo: setup tritonserver
 	$(BIN)/llmopt run recipes/quickstart.yaml
 
-test: setup
+test: setup tritonserver
 	$(BIN)/python -m pytest -m 'not full and not vllm'
 
-test-full: setup lm-eval-env triton-env
+test-full: setup tritonserver lm-eval-env triton-env
 	$(BIN)/python -m pytest -m full
 
 vllm-env:

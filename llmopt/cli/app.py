@@ -27,6 +27,10 @@ COMMANDS = {
         "llmopt.cli.model_commands:build_trt",
         "Build a TensorRT engine from an exported model by hand.",
     ),
+    "triton-repo": (
+        "llmopt.cli.triton_repo:triton_repo",
+        "Write a Triton model repository for an export, an engine or a checkpoint by hand.",
+    ),
     "eval": (
         "llmopt.cli.evaluate:evaluate",
         "Score a model on a held-out set; with --baseline also KL and top-1 agreement.",

@@ -10,10 +10,18 @@ from dataclasses import asdict, dataclass
 import psutil
 
 from llmopt import __version__
+from llmopt.artifacts.cache_folder import CACHE_VARIABLE, locate_cache_folder
 from llmopt.artifacts.files import format_bytes
 from llmopt.data.dataset_spec import PACKAGE_FOLDER, list_shipped_sets
 from llmopt.engine.backends import BACKENDS, why_not_built_here, why_not_run_here
 from llmopt.engine.cuda_driver import list_gpus
+from llmopt.triton.server_distribution import (
+    GET_REMEDY,
+    SERVER_RELEASE,
+    SERVER_VERSION,
+    find_server,
+    why_no_server_here,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ LIBRARIES = {
     "onnx": ("`export.onnx`, `build.tensorrt`", "pip install 'llmopt[onnx]'"),
     "onnxruntime": ("`export.onnx` and `bench.onnx`", "pip install 'llmopt[onnx]'"),
     "onnxscript": ("`export.onnx`", "pip install 'llmopt[onnx]'"),
+    "tritonclient": (
+        "`package.triton`, `llmopt verify` of repositories",
+        "pip install 'llmopt[triton]'",
+    ),
     "matplotlib": ("`llmopt report --png`", "pip install 'llmopt[report]'"),
 }
 
@@ -80,6 +92,7 @@ def examine_machine() -> list[Finding]:
         *_find_libraries(),
         _find_gpu(),
         *_find_tensorrt(),
+        _find_tritonserver(),
         *tests,
         _find_browser(),
     ]
@@ -158,6 +171,23 @@ def _find_tensorrt() -> Iterator[Finding]:
             purpose="`llmopt verify`, which then loads an engine and runs it",
             remedy="a machine with such a GPU, its driver, and " + backend.name,
         )
+
+
+def _find_tritonserver() -> Finding:
+    found = find_server()
+    reason = why_no_server_here()
+    detail = reason or f"none in {locate_cache_folder()} ({CACHE_VARIABLE} names another place)"
+    return Finding(
+        "tritonserver",
+        present=found is not None,
+        detail=detail
+        if found is None
+        else f"{SERVER_VERSION}, as in the container {SERVER_RELEASE}, in {found.folder}",
+        purpose="`llmopt triton-repo --smoke`, and the tests with a real server",
+        remedy=f"{GET_REMEDY} (55 MB to fetch, 150 MB unpacked)"
+        if reason is None
+        else "a container of NVIDIA's, on such a machine",
+    )
 
 
 def _find_environment(name: str, title: str, purpose: str) -> Finding:

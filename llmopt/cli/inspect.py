@@ -1,6 +1,7 @@
 """`verify`, `store`, `doctor`, `init`: looking at artifacts, the store and the machine."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -153,8 +154,28 @@ def _find_model(folder: Path) -> Path | None:
     return model if model is not None and (model / DESCRIPTION_NAME).exists() else None
 
 
-def doctor(as_json: opt.JsonOption = False) -> None:
+class Obtainable(StrEnum):
+    """What `doctor --get` fetches."""
+
+    TRITONSERVER = "tritonserver"
+
+
+def doctor(
+    as_json: opt.JsonOption = False,
+    get: Annotated[
+        Obtainable | None,
+        typer.Option(
+            "--get",
+            help="Fetch this into $LLMOPT_CACHE (default ~/.cache/llmopt), unless it is there.",
+        ),
+    ] = None,
+) -> None:
     """Say what this machine can run, and how to get what is missing."""
+    if get is not None:
+        from llmopt.triton.server_distribution import install_server  # noqa: PLC0415
+
+        print_line(f"tritonserver is in {install_server(print_line).folder}")
+        return
     from llmopt.cli.doctor import examine_machine  # noqa: PLC0415 - psutil
 
     findings = examine_machine()

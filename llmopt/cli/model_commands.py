@@ -73,9 +73,7 @@ def make_model_command(type_name: str) -> Callable[..., None]:
         if show_recipe:
             print_data(print_recipe(loaded))
         else:
-            _run_into(
-                loaded, output, HandRun(opt.open_store(store), output, device, threads, quiet)
-            )
+            run_into(loaded, output, HandRun(opt.open_store(store), output, device, threads, quiet))
 
     run_step.__doc__ = step.__doc__
     left_out = {*ORDERING_FIELDS, *step.input_fields()}
@@ -117,7 +115,7 @@ def build_trt(
     if show_recipe:
         print_data(print_recipe(loaded))
     else:
-        _run_into(loaded, output, HandRun(opt.open_store(store), output, "cpu", None, quiet))
+        run_into(loaded, output, HandRun(opt.open_store(store), output, "cpu", None, quiet))
 
 
 def _read_profiles(texts: list[str]) -> dict[str, Any]:
@@ -138,7 +136,7 @@ def _read_profiles(texts: list[str]) -> dict[str, Any]:
     return profiles
 
 
-def _run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:
+def run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:
     """Runs a recipe of one step into a folder and prints what came out."""
     if output is None:
         raise RecipeError("no output folder", remedy="name an empty or new one with -o DIR")

@@ -17,14 +17,13 @@ ORDERING_FIELDS = {"uses", "needs", "when_unavailable", "ungated"}
 def option_parameters(model: type[BaseModel], left_out: set[str]) -> Iterator[inspect.Parameter]:
     """Yields a keyword parameter with a typer option for each scalar field of a model.
 
-    A field that is a tuple of strings is an option that may be given several times.
+    A field that is a tuple of strings or numbers is an option that may be given several times.
 
     Every option's default is None, meaning "not given": the model supplies the default, which
     the help text shows.
     """
     for name, field in model.model_fields.items():
-        is_list = field.annotation == tuple[str, ...]
-        scalar: Any = list[str] if is_list else _scalar_type(field.annotation)
+        scalar: Any = _list_type(field.annotation) or _scalar_type(field.annotation)
         if name in left_out or scalar is None:
             continue
         flag = "--" + name.replace("_", "-")
@@ -65,6 +64,15 @@ def given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value != []}
 
 
+def _list_type(annotation: Any) -> Any:
+    """Returns the list type of a tuple of any number of scalars, None for anything else."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is not tuple or arguments[1:] != (Ellipsis,):
+        return None
+    item = _scalar_type(arguments[0])
+    return None if item is None else list[item]  # type: ignore[valid-type]
+
+
 def _scalar_type(annotation: Any) -> type | None:
     """Returns the plain type of a scalar field, None for anything nested."""
     origin = get_origin(annotation)
@@ -83,7 +91,7 @@ def _describe_default(field: FieldInfo) -> str | bool:
     if field.default is PydanticUndefined or field.default is None:
         return False
     if isinstance(field.default, tuple):
-        return ", ".join(field.default) or False
+        return ", ".join(map(str, field.default)) or False
     allowed = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     choices = f"; one of {', '.join(map(str, allowed))}" if allowed else ""
     return f"{field.default}{choices}"

@@ -51,6 +51,8 @@ def describe_artifact(artifact: Artifact) -> Iterator[str]:
         yield from _describe_onnx(metrics)
     elif artifact.manifest.kind == "tensorrt_engine":
         yield from _describe_engine(metrics)
+    elif artifact.manifest.kind == "triton_repository":
+        yield from _describe_repository(metrics)
     else:
         yield from _describe_evaluation(metrics)
 
@@ -78,6 +80,18 @@ def _describe_onnx(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def _describe_engine(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"{format_bytes(metrics['engine_bytes'])}, profiles {', '.join(metrics['profiles'])}"
+
+
+def _describe_repository(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"{metrics['shape']} repository of {metrics['model_name']} for Triton "
+        f"{metrics['triton_release']} on {metrics['device']}"
+    )
+    yield f"{format_bytes(metrics['repository_bytes'])} in {_count_models(metrics['models'])}"
+
+
+def _count_models(names: list[str]) -> str:
+    return "1 model" if len(names) == 1 else f"{len(names)} models"
 
 
 def _describe_nested(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -19,6 +19,21 @@ TOKENIZER_ERRORS = (
 )  # fmt: skip
 
 
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Loads a model's tokenizer of transformers.
+
+    Raises:
+        InputError: It can't be loaded.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # The tokenizers library raises Exception itself, for a file that is newer than it.
+        if type(error) is not Exception and not isinstance(error, TOKENIZER_ERRORS):
+            raise
+        raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
+
+
 class DocumentTokenizer:
     """A model's tokenizer, as data sets use it.
 
@@ -32,15 +47,7 @@ class DocumentTokenizer:
 
     def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
         self._folder = folder
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=trust_remote_code
-            )
-        except Exception as error:
-            # The tokenizers library raises Exception itself, for a file that is newer than it.
-            if type(error) is not Exception and not isinstance(error, TOKENIZER_ERRORS):
-                raise
-            raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
+        self._tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
         # Documents may be longer than the model: windows are cut afterwards, so no warning.
         self._tokenizer.model_max_length = sys.maxsize
         self.bos_id: int | None = self._tokenizer.bos_token_id

@@ -27,8 +27,10 @@ class SourceSpec(BaseModel):
     path: str | None = Field(None, description="A local folder; relative to the recipe.")
     hf: str | None = Field(None, description="A hub id, such as org/model.")
     revision: str | None = Field(None, description="The hub's commit, tag or branch.")
-    kind: Literal["checkpoint", "onnx_model"] = Field(
-        "checkpoint", description="What it is: a checkpoint, or a folder that export.onnx made."
+    kind: Literal["checkpoint", "onnx_model", "tensorrt_engine"] = Field(
+        "checkpoint",
+        description="What it is: a checkpoint, or a folder that export.onnx or build.tensorrt "
+        "made.",
     )
     trust_remote_code: bool = Field(
         False, description="Let code that comes with the model run. Off unless said here."

@@ -15,6 +15,7 @@ from llmopt.serving.target import Target
 from llmopt.steps.base import StepBase
 from llmopt.steps.eval_gate import Requirement
 from llmopt.steps.expert_fields import ExpertFields
+from llmopt.steps.package_triton import RateLimiter
 from llmopt.steps.union import step_types
 
 INTRODUCTION = """\
@@ -41,6 +42,7 @@ def write_reference() -> str:
         parts.append(f"\n## `{name}`\n\n{inspect.getdoc(step)}\n\n{_table(step, without=COMMON)}")
     parts += _section("experts of `quantize.gptq`", ExpertFields)
     parts += _section("require.METRIC of `eval.gate`", Requirement)
+    parts += _section("rate_limiter of `package.triton`", RateLimiter)
     return "".join(parts)
 
 
@@ -74,7 +76,7 @@ def _type(annotation: Any) -> str:
     readable = [_type(a) for a in arguments if a not in skipped and not isinstance(a, FieldInfo)]
     origin = getattr(annotation, "__origin__", None)
     if origin is dict:
-        return f"mapping of {readable[-1]}"
+        return f"mapping of {readable[-1] or 'values'}"
     if origin is tuple:
         return f"list of {readable[0]}"
     return " or ".join(dict.fromkeys(readable))

@@ -4,6 +4,11 @@ import re
 from pathlib import Path
 
 from llmopt.artifacts.digest import FileHasher, digest_value
+from llmopt.artifacts.engine_description import (
+    ENGINE_DESCRIPTION_NAME,
+    ENGINE_NAME,
+    read_engine_description,
+)
 from llmopt.artifacts.hub_snapshot import HubRepository, find_snapshot
 from llmopt.artifacts.onnx_description import (
     DATA_NAME,
@@ -68,7 +73,7 @@ def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:
     """Names a model's contents: its weights, config and tokenizer, or its commit on the hub.
 
     Raises:
-        InputError: A source of kind onnx_model that export.onnx did not make.
+        InputError: A source of kind onnx_model or tensorrt_engine that no step of that kind made.
     """
     if spec.hf is not None:
         revision = spec.revision or ""
@@ -78,12 +83,21 @@ def digest_source(spec: SourceSpec, folder: Path, hasher: FileHasher) -> str:
     if spec.kind == "onnx_model":
         read_onnx_description(folder)
         names = [n for n in (MODEL_NAME, DATA_NAME, DESCRIPTION_NAME) if (folder / n).exists()]
-        return hasher.digest_folder(folder, names)
+        return hasher.digest_folder(folder, [*names, *_list_tokenizer(folder)])
+    if spec.kind == "tensorrt_engine":
+        read_engine_description(folder)
+        return hasher.digest_folder(folder, [ENGINE_NAME, ENGINE_DESCRIPTION_NAME])
     digest = digest_model_folder(folder, hasher)
     if not spec.trust_remote_code:
         return digest
     code = [path.name for path in folder.glob("*.py")]
     return digest_value({"model": digest, "code": hasher.digest_folder(folder, code)})
+
+
+def _list_tokenizer(folder: Path) -> list[str]:
+    """Lists what an export holds for its tokenizer: repositories are made of it too."""
+    config = [folder / "config.json"] if (folder / "config.json").exists() else []
+    return [path.name for path in (*config, *list_sidecars(folder))]
 
 
 def digest_model_folder(folder: Path, hasher: FileHasher) -> str:

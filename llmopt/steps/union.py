@@ -13,6 +13,7 @@ from llmopt.steps.eval_lm_eval import EvalLmEval
 from llmopt.steps.eval_perplexity import EvalPerplexity
 from llmopt.steps.eval_techpack import EvalTechpack
 from llmopt.steps.export_onnx import ExportOnnx
+from llmopt.steps.package_triton import PackageTriton
 from llmopt.steps.quantize_fp8 import QuantizeFp8
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.quantize_int8 import QuantizeInt8
@@ -32,7 +33,8 @@ Step = Annotated[
     | EvalLmEval
     | ExportOnnx
     | BenchOnnx
-    | BuildTensorrt,
+    | BuildTensorrt
+    | PackageTriton,
     Field(discriminator="uses"),
 ]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmopt.artifacts.engine_description import ENGINE_NAME, EngineDescription
-from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME, OnnxDescription
+from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME
 from llmopt.triton.generate_model import (
     GENERATE_INPUTS,
     GENERATE_OUTPUTS,
@@ -31,42 +31,17 @@ class GenerateParts:
 
     Attributes:
         source: The folder of the exported model, or of the engine.
-        model: What the export says of itself.
+        settings: What the model's code is told.
         engine: What the engine says of itself; None where onnxruntime runs the export.
         tokenizer: The folder of the tokenizer, config.json and generation_config.json.
         cuda_driver: The module that engines are run with; None for an export.
-        max_running: Requests that are decoded together.
-        max_waiting: Requests that wait; more are refused.
-        default_max_tokens: Of an answer, where a request does not say.
-        threads: Of onnxruntime; None leaves its choice.
-        warm_up: Whether loading runs the model once.
     """
 
     source: Path
-    model: OnnxDescription
+    settings: GenerateSettings
     engine: EngineDescription | None
     tokenizer: Path
     cuda_driver: Path | None
-    max_running: int
-    max_waiting: int
-    default_max_tokens: int
-    threads: int | None
-    warm_up: bool
-
-    @property
-    def settings(self) -> GenerateSettings:
-        """What the model's code is told."""
-        return GenerateSettings(
-            model=self.model,
-            model_file=MODEL_NAME if self.engine is None else ENGINE_NAME,
-            decoder="onnxruntime" if self.engine is None else self.engine.backend,
-            profiles=() if self.engine is None else self.engine.profiles,
-            max_running=self.max_running,
-            max_waiting=self.max_waiting,
-            default_max_tokens=self.default_max_tokens,
-            threads=self.threads,
-            warm_up=self.warm_up,
-        )
 
 
 def write_generate(

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import model_config_pb2 as pb  # the server's own
 
 from llmopt.artifacts.tensor_spec import TensorDtype, TensorSpec
 from llmopt.artifacts.triton_description import Backend
 from llmopt.errors import InputError
+
+__all__ = ["CONFIG_NAME", "ModelConfig", "make_config", "pb", "read_config", "write_config"]
 
 CONFIG_NAME = "config.pbtxt"
 ModelConfig = Any  # model_config_pb2.ModelConfig; the generated module carries no types
@@ -48,9 +50,9 @@ def make_config(
     else:
         config.backend = backend
     for spec in inputs:
-        config.input.add(name=spec.name, data_type=_dtype(spec), dims=_dims(spec, max_batch_size))
+        _add_tensor(config.input, spec, max_batch_size)
     for spec in outputs:
-        config.output.add(name=spec.name, data_type=_dtype(spec), dims=_dims(spec, max_batch_size))
+        _add_tensor(config.output, spec, max_batch_size)
     return config
 
 
@@ -74,6 +76,14 @@ def read_config(folder: Path) -> ModelConfig:
         raise InputError(f"{folder} holds no {CONFIG_NAME}") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no model config: {error}") from None
+
+
+def _add_tensor(tensors: Any, spec: TensorSpec, max_batch_size: int) -> None:
+    """Adds a tensor; one value per row is dims [1], reshaped to what the model takes: [batch]."""
+    dims = _dims(spec, max_batch_size)
+    tensor = tensors.add(name=spec.name, data_type=_dtype(spec), dims=dims or [1])
+    if not dims:
+        tensor.reshape.SetInParent()
 
 
 def _dtype(spec: TensorSpec) -> int:

@@ -1,4 +1,4 @@
-"""What every shape of repository writes alike: folders, big files, and the config's common parts."""
+"""What every shape of repository writes alike: folders, big files, the config's common parts."""
 
 import errno
 import os
@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME
-from llmopt.triton.model_config import ModelConfig, pb
+from llmopt.triton.model_config import ModelConfig
 
 Device = Literal["cpu", "cuda"]
 # Another file system, one without links, too many of them, or not allowed: then it is copied.
 NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
 ENVIRONMENT_KEY = "EXECUTION_ENV_PATH"
-README_NAME = "README.md"
 
 
 @dataclass(frozen=True)

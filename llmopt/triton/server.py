@@ -30,8 +30,6 @@ EXIT_TIMEOUT_S = 5  # what the server gives requests under way
 GRACE_S = 5.0  # more than that, and it is killed
 NEVER_READY_GRACE_S = 1.0  # a server that hangs while it loads hears no SIGTERM
 POLL_S = 0.05
-MAX_STARTS = 3  # another process may take a port that was free
-PORT_TAKEN = "Address already in use"
 HIDDEN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
@@ -94,15 +92,12 @@ class TritonServer:
             _gather_backends(self._distribution, self._options.backends)
         )
         try:
-            for start in range(1, MAX_STARTS + 1):
-                self._start(backends)
-                if self._wait_until_ready():
-                    return self
-                is_late = self.is_running
-                self.stop(NEVER_READY_GRACE_S)
-                if start == MAX_STARTS or PORT_TAKEN not in self.log_path.read_text("utf-8"):
-                    raise self._explain_refusal(is_late=is_late)
-            raise AssertionError("the last start returns or raises")
+            self._start(backends)
+            if self._wait_until_ready():
+                return self
+            is_late = self.is_running
+            self.stop(NEVER_READY_GRACE_S)
+            raise self._explain_refusal(is_late=is_late)
         except BaseException:
             self.stop(NEVER_READY_GRACE_S)
             self._resources.close()
@@ -197,17 +192,25 @@ class TritonServer:
 
     def _wait_until_ready(self) -> bool:
         began = time.monotonic()
-        url = f"http://{self.http_address}/v2/health/ready"
         while self.is_running and time.monotonic() - began < self._options.ready_timeout_s:
-            try:
-                with urllib.request.urlopen(url, timeout=1) as answer:
-                    if answer.status == HTTPStatus.OK:
-                        self.ready_s = time.monotonic() - began
-                        return True
-            except OSError:  # not there yet, or not ready
-                pass
+            if self._is_ready():
+                self.ready_s = time.monotonic() - began
+                return True
             time.sleep(POLL_S)
         return False
+
+    def _is_ready(self) -> bool:
+        # Another server would answer at a port that was taken in the meantime.
+        if f"Started HTTPService at {self.http_address}" not in self.log_path.read_text(
+            "utf-8", "replace"
+        ):
+            return False
+        url = f"http://{self.http_address}/v2/health/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return bool(answer.status == HTTPStatus.OK)
+        except OSError:  # not yet: urllib raises at 400 too
+            return False
 
     def _explain_refusal(self, *, is_late: bool) -> InputError:
         assert self._process is not None

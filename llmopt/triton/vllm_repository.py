@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
+from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.artifacts.tensor_spec import make_spec
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.weights_index import INDEX_NAME, list_weight_files
-from llmopt.triton.model_config import make_config, pb, write_config
+from llmopt.triton.model_config import make_config, write_config
 from llmopt.triton.repository import (
     ServingOptions,
     add_parameters,

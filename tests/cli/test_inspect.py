@@ -1,11 +1,13 @@
 """`verify`, `store`, `doctor`, `init`."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from llmopt.triton.server_distribution import GET_REMEDY, find_server
 from tests.cli.conftest import RunHere
 from tests.conftest import RunCli
 from tests.models import edit_json
@@ -139,6 +141,35 @@ def test_doctor_says_what_is_there(run_here: RunHere) -> None:
     text = run_here("doctor").stdout
     assert "✓ torch: " in text
     assert text.count("\n") >= len(findings)
+
+
+def test_doctor_tells_where_the_server_is_and_fetches_it_once(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    findings = {each["name"]: each for each in json.loads(run_cli("doctor", "--json").stdout)}
+    assert not findings["tritonserver"]["present"]
+    assert str(tmp_path / "cache") in findings["tritonserver"]["detail"]
+    assert "doctor --get tritonserver" in findings["tritonserver"]["remedy"]
+    failed = run_cli("doctor", "--get", "tritonserver")
+    assert failed.returncode == 5
+    assert "pip could not fetch nvidia-pytriton==0.7.0" in failed.stderr
+    assert run_cli("doctor", "--get", "vllm").returncode == 2
+
+
+def test_doctor_finds_the_server_that_is_there(run_cli: RunCli) -> None:
+    if find_server() is None:
+        pytest.skip(f"needs tritonserver: {GET_REMEDY}")
+    findings = {each["name"]: each for each in json.loads(run_cli("doctor", "--json").stdout)}
+    assert findings["tritonserver"]["present"]
+    assert findings["tritonserver"]["detail"].startswith("2.51.0, as in the container 24.10, in ")
+    again = run_cli("doctor", "--get", "tritonserver")
+    assert again.returncode == 0
+    assert again.stderr.startswith("tritonserver is in ")
+    assert "fetching" not in again.stderr
 
 
 def test_init_writes_a_recipe_that_validates(

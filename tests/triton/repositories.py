@@ -2,6 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+from llmopt.artifacts.triton_description import (
+    RepositoryModel,
+    RepositoryShape,
+    TritonDescription,
+)
 
 MODELS = Path(__file__).parent / "models"
 ECHO = """
@@ -28,6 +35,46 @@ output [ { name: "part" data_type: TYPE_STRING dims: [ 1 ] } ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
 parameters { key: "notes" value { string_value: "NOTES" } }
 """
+VERSION = """
+name: "NAME"
+backend: "python"
+max_batch_size: 0
+model_transaction_policy { decoupled: true }
+input [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "version" data_type: TYPE_STRING dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+MEASURE = """
+name: "measure"
+backend: "python"
+max_batch_size: 4
+input [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [
+  { name: "sizes" data_type: TYPE_FP32 dims: [ 2 ] },
+  { name: "first" data_type: TYPE_STRING dims: [ 1 ] }
+]
+instance_group [ { kind: KIND_GPU gpus: [ 0 ] } ]
+response_cache { enable: true }
+"""
+ENSEMBLE = """
+name: "whole"
+platform: "ensemble"
+max_batch_size: 4
+input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [
+  { name: "embedding" data_type: TYPE_FP32 dims: [ 2 ] },
+  { name: "first" data_type: TYPE_STRING dims: [ 1 ] }
+]
+ensemble_scheduling {
+  step [ {
+    model_name: "measure"
+    model_version: -1
+    input_map { key: "text" value: "text_input" }
+    output_map { key: "sizes" value: "embedding" }
+    output_map { key: "first" value: "first" }
+  } ]
+}
+"""
 
 
 def add_model(repository: Path, name: str, config: str, code: str, version: str = "1") -> Path:
@@ -45,3 +92,17 @@ def add_model(repository: Path, name: str, config: str, code: str, version: str 
     (folder / "config.pbtxt").write_text(config, encoding="utf-8")
     shutil.copyfile(MODELS / code, folder / version / "model.py")
     return folder
+
+
+def describe_repository(
+    shape: RepositoryShape, models: tuple[RepositoryModel, ...], **fields: Any
+) -> TritonDescription:
+    """Writes the description of a test's repository, whose first model is the one that is asked."""
+    return TritonDescription(
+        shape=shape,
+        model_name=models[0].name,
+        models=models,
+        triton_release="24.10",
+        prompt="シャツの前立て",
+        **{"task": "embed", "device": "cpu", "max_batch_size": 4, **fields},
+    )

@@ -1,0 +1,156 @@
+"""The run of `package.triton`; imports protobuf, so only the step's `run()` imports it."""
+
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from llmopt.artifacts.digest import digest_file
+from llmopt.artifacts.files import folder_size_bytes
+from llmopt.artifacts.onnx_description import MODEL_NAME
+from llmopt.artifacts.triton_description import (
+    EngineFacts,
+    RepositoryModel,
+    TritonDescription,
+)
+from llmopt.checkpoint.model_config import read_raw_config
+from llmopt.engine import cuda_driver
+from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
+from llmopt.steps.package_checks import (
+    ServedModel,
+    choose_device,
+    make_generate_settings,
+    read_served,
+)
+from llmopt.steps.package_triton import PackageTriton
+from llmopt.triton.generate_repository import GenerateParts, write_generate
+from llmopt.triton.repository import (
+    Device,
+    RateLimit,
+    ServingOptions,
+    write_requirements,
+)
+from llmopt.triton.repository_readme import write_readme
+from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
+
+PROMPT = "裏地付きジャケットの縫製手順を説明してください。"
+
+
+def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) -> Outcome:
+    """Writes the repository of the step's shape, its description and its README."""
+    context.progress.start(f"writing the repository of {step.served_name}", 1)
+    write = {"generate": _write_generate, "vllm": _write_vllm}[step.shape]
+    description = write(step, inputs, context.work_folder)
+    description.write(context.work_folder)
+    write_readme(context.work_folder, description, step.release, step.server_path)
+    context.progress.advance()
+    return Outcome(metrics=_measure(description, context.work_folder))
+
+
+def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:
+    return {
+        "shape": description.shape,
+        "model_name": description.model_name,
+        "models": [model.name for model in description.models],
+        "triton_release": description.triton_release,
+        "device": description.device,
+        "repository_bytes": folder_size_bytes(folder),
+    }
+
+
+def _write_generate(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
+    model = inputs["model"]
+    served = read_served(model)
+    device = choose_device(step, served)
+    parts = GenerateParts(
+        source=model.path,
+        settings=make_generate_settings(step, served),
+        engine=served.engine,
+        tokenizer=_locate_tokenizer(inputs),
+        cuda_driver=None if served.engine is None else Path(cuda_driver.__file__),
+    )
+    write_generate(folder, parts, make_options(step, device), step.release)
+    return _describe(
+        step,
+        (RepositoryModel(name=step.served_name, role="generate", backend="python"),),
+        device,
+        served,
+        _digest_graph(served, model),
+    )
+
+
+def _write_vllm(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
+    checkpoint = inputs["model"].path
+    options = make_options(step, "cuda")
+    write_vllm(folder, checkpoint, step.engine_args, options, step.server_path)
+    release = step.release
+    needed = (require_bitsandbytes(release.vllm),) if _is_bitsandbytes(checkpoint) else ()
+    write_requirements(
+        folder,
+        f"beside vLLM {release.vllm}, which {release.vllm_image} holds"
+        + ("" if needed else ": nothing"),
+        needed,
+    )
+    model = RepositoryModel(name=step.served_name, role="vllm", backend="vllm")
+    return _describe(step, (model,), "cuda", None, None)
+
+
+def _is_bitsandbytes(checkpoint: Path) -> bool:
+    stored = read_raw_config(checkpoint).get("quantization_config") or {}
+    return isinstance(stored, dict) and stored.get("quant_method") == "bitsandbytes"
+
+
+def make_options(step: PackageTriton, device: Device) -> ServingOptions:
+    """Returns how the models of a repository are placed and loaded."""
+    limiter = step.rate_limiter
+    return ServingOptions(
+        model_name=step.served_name,
+        version=step.version,
+        version_policy=step.version_policy,
+        device=device,
+        gpus=step.gpus,
+        instances=step.instances,
+        rate_limit=None if limiter is None else RateLimit(limiter.resources, limiter.priority),
+        parameters=step.parameters,
+        environment=step.environment_path,
+    )
+
+
+def _locate_tokenizer(inputs: StepInputs) -> Path:
+    return (inputs["tokenizer"] if "tokenizer" in inputs else inputs["model"]).path
+
+
+def _digest_graph(served: ServedModel, model: ResolvedInput) -> str:
+    if served.engine is not None:
+        return served.engine.onnx_sha256
+    return digest_file(model.path / MODEL_NAME)
+
+
+def _describe(
+    step: PackageTriton,
+    models: tuple[RepositoryModel, ...],
+    device: Device,
+    served: ServedModel | None,
+    model_sha256: str | None,
+) -> TritonDescription:
+    engine = None if served is None else served.engine
+    return TritonDescription(
+        shape=step.shape,
+        task=step.task or "generate",
+        model_name=step.served_name,
+        models=models,
+        triton_release=step.triton_release,
+        device=device,
+        max_batch_size=0 if step.shape == "vllm" else step.max_batch_size,
+        model=None if served is None else served.description,
+        engine=None
+        if engine is None
+        else EngineFacts(
+            backend=engine.backend,
+            tensorrt_version=engine.tensorrt_version,
+            compute_capabilities=engine.compute_capabilities,
+            profiles=engine.profiles,
+            sha256=engine.engine_sha256,
+        ),
+        model_sha256=model_sha256,
+        prompt=PROMPT,
+    )

@@ -1,0 +1,123 @@
+"""The tokenizer's part of an ensemble: its files, what it needs installed, its numbers."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmopt.checkpoint.sidecar_files import list_sidecars
+from llmopt.data.tokenization import load_tokenizer
+from llmopt.errors import IncompatibleError, InputError
+
+FILE_NAME, FOLDER_NAME = "tokenizer.json", "tokenizer"
+MECAB = "mecab"
+# What BertJapaneseTokenizer loads, by the name in mecab_kwargs; unidic downloads its own words.
+MECAB_DICTIONARIES = {"unidic_lite": "unidic-lite", "ipadic": "ipadic"}
+DEFAULT_DICTIONARY = "unidic_lite"
+TRANSFORMERS = "transformers>=4.46"
+
+
+@dataclass(frozen=True)
+class EnsembleTokenizer:
+    """A checkpoint's tokenizer as it goes into a repository.
+
+    Attributes:
+        folder: The checkpoint's.
+        tokenizer: Of transformers.
+    """
+
+    folder: Path
+    tokenizer: Any
+
+    @classmethod
+    def open(cls, folder: Path) -> "EnsembleTokenizer":
+        """Loads a checkpoint's tokenizer.
+
+        Raises:
+            InputError: It can't be loaded.
+        """
+        return cls(folder, load_tokenizer(folder))
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the tokenizers library runs it; else transformers does, in Python."""
+        return bool(self.tokenizer.is_fast)
+
+    @property
+    def pad_id(self) -> int:
+        """What stands in the padding; 0 where the model has no token for it: it is masked."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def mask_token(self) -> str:
+        """The token that a masked language model fills.
+
+        Raises:
+            InputError: There is none.
+        """
+        token = self.tokenizer.mask_token
+        if token is None:
+            raise InputError(
+                f"the tokenizer of {self.folder} has no mask token, which task: fill_mask needs",
+                remedy="name the checkpoint that the model was made from with tokenizer",
+            )
+        return str(token)
+
+    @property
+    def mask_id(self) -> int:
+        """Its number."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.mask_token))
+
+    def write(self, folder: Path) -> str:
+        """Writes the tokenizer into a folder; returns the name of its file or folder there."""
+        if self.is_file:
+            self.tokenizer.backend_tokenizer.save(str(folder / FILE_NAME))
+            return FILE_NAME
+        target = folder / FOLDER_NAME
+        target.mkdir()
+        for path in (*list_sidecars(self.folder), self.folder / "config.json"):
+            shutil.copyfile(path, target / path.name)
+        return FOLDER_NAME
+
+    def list_texts(self, vocab_size: int) -> list[str]:
+        """Returns each token's own text; empty for numbers that the tokenizer does not know."""
+        known = min(len(self.tokenizer), vocab_size)
+        texts = [
+            str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+            for token in range(known)
+        ]
+        return texts + [""] * (vocab_size - known)
+
+    def list_requirements(self) -> tuple[str, ...]:
+        """Lists the packages that it needs.
+
+        Raises:
+            IncompatibleError: It splits words by a program that pip does not install.
+        """
+        if self.is_file:
+            return ("tokenizers",)
+        words, dictionary = self._read_word_splitter()
+        if words is None:
+            return (TRANSFORMERS,)
+        package = MECAB_DICTIONARIES.get(dictionary) if words == MECAB else None
+        if package is None:
+            raise IncompatibleError(
+                f"the tokenizer of {self.folder} splits words with {words} and the dictionary "
+                f"{dictionary}; an ensemble takes {MECAB} with "
+                f"{' or '.join(MECAB_DICTIONARIES)}",
+                remedy="use a tokenizer with one of them, or one with a tokenizer.json",
+            )
+        return (TRANSFORMERS, "fugashi", package)
+
+    def _read_word_splitter(self) -> tuple[str | None, str]:
+        """Returns what splits Japanese text into words, None for no such thing; the dictionary."""
+        path = self.folder / "tokenizer_config.json"
+        raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if type(self.tokenizer).__name__ != "BertJapaneseTokenizer":
+            return None, ""
+        given = raw.get("mecab_kwargs") or {}
+        words = raw.get("word_tokenizer_type", "basic")
+        return (
+            (None, "") if words == "basic" else (words, given.get("mecab_dic", DEFAULT_DICTIONARY))
+        )

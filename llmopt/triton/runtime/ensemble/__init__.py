@@ -1,0 +1,1 @@
+"""Tokenizer and postprocessor of ensembles; each model's version folder holds its own modules."""
