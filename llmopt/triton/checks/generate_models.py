@@ -1,6 +1,5 @@
 """The model of shape generate: its settings, tokenizer and decoder against each other."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.triton_description import TritonDescription
+from llmopt.triton.checks.json_file import read_json
 from llmopt.triton.checks.onnx_signature import find_weight_faults
 from llmopt.triton.checks.release import find_opset, get_release
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
@@ -43,29 +43,18 @@ def find_generate_faults(repository: Repository, model: ServedModel) -> Iterator
         return
     yield from _find_input_faults(model)
     for number, folder in model.served_versions.items():
-        settings = _read_object(folder / SETTINGS_NAME)
-        tokenizer = _read_object(folder / TOKENIZER_NAME)
+        settings = read_json(folder / SETTINGS_NAME)
+        tokenizer = read_json(folder / TOKENIZER_NAME)
         for name, read in ((SETTINGS_NAME, settings), (TOKENIZER_NAME, tokenizer)):
-            if isinstance(read, str):
+            if not isinstance(read, dict):
                 yield model.fault(
-                    "", read, "a JSON object is needed", "make the repository anew",
+                    "", f"is {read}", "a JSON object is needed", "make the repository anew",
                     f"{number}/{name}",
                 )  # fmt: skip
         if isinstance(settings, dict):
             version = _Version(model, number, folder, settings)
             yield from _find_limit_faults(version, description)
             yield from _find_decoder_faults(version, description)
-
-
-def _read_object(path: Path) -> dict[str, Any] | str:
-    """Returns a file's JSON object, or what is wrong with it."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "is missing"
-    except ValueError as error:
-        return f"is no JSON ({error})"
-    return data if isinstance(data, dict) else "is no JSON object"
 
 
 def _find_input_faults(model: ServedModel) -> Iterator[Fault]:

@@ -1,24 +1,20 @@
-"""What a python model's source reads and writes, against what its config declares."""
+"""A python model's source: imports of its own files, the class, and how it answers."""
 
 import ast
 from collections.abc import Callable, Iterator
 
-from tritonclient.grpc import model_config_pb2 as pb
-
-from llmopt.triton.checks.python_arrays import ArrayFacts, infer_array
 from llmopt.triton.checks.python_names import find_name_faults
 from llmopt.triton.checks.python_source import (
     ENTRY,
     Function,
     PythonSource,
-    find_argument,
     list_names,
     list_siblings,
     read_python_source,
 )
-from llmopt.triton.checks.python_texts import Texts, find_texts
+from llmopt.triton.checks.python_tensors import find_read_faults, find_written_faults
 from llmopt.triton.checks.release import find_python_version
-from llmopt.triton.checks.report import Fault, Finding, Unchecked
+from llmopt.triton.checks.report import Fault, Finding
 from llmopt.triton.checks.repository import Repository, ServedModel
 
 CLASS = "TritonPythonModel"
@@ -33,8 +29,8 @@ def find_python_faults(repository: Repository, model: ServedModel) -> Iterator[F
         find_name_faults,
         _find_class_faults,
         _find_answer_faults,
-        _find_read_faults,
-        _find_written_faults,
+        find_read_faults,
+        find_written_faults,
     )
     python = find_python_version(repository.description)
     for version, folder in model.served_versions.items():
@@ -150,103 +146,3 @@ def _find_answer_faults(model: ServedModel, version: int, source: PythonSource) 
 
 def _is_none(node: ast.expr | None) -> bool:
     return node is None or (isinstance(node, ast.Constant) and node.value is None)
-
-
-def _find_read_faults(model: ServedModel, version: int, source: PythonSource) -> Iterator[Fault]:
-    """Judges the names of inputs that the source asks for."""
-    declared = [tensor.name for tensor in model.config.input]
-    for file, call in source.calls("get_input_tensor_by_name"):
-        if isinstance(call.func, ast.Attribute) and _answers_of_others(call):
-            continue
-        names = find_texts(source, file, find_argument(call, 1, "name"))
-        for name in sorted((names or frozenset()) - set(declared)):
-            yield model.fault(
-                f"line {call.lineno}",
-                f'reads input "{name}"',
-                f"inputs of config.pbtxt are allowed: {', '.join(declared)}",
-                "correct one of the two names, or declare the input",
-                f"{version}/{file}",
-            )
-
-
-def _answers_of_others(call: ast.Call) -> bool:
-    return bool(call.args) and isinstance(call.args[0], ast.Call)
-
-
-def _find_written_faults(
-    model: ServedModel, version: int, source: PythonSource
-) -> Iterator[Finding]:
-    """Judges names, data types and shapes of the tensors that the source makes."""
-    declared = {tensor.name: tensor for tensor in model.config.output}
-    written: set[str] = set()
-    unknown = any(source.calls("from_dlpack"))
-    calls_others = any(source.calls("InferenceRequest"))
-    for file, call in source.calls("Tensor"):
-        names = find_texts(source, file, find_argument(call, 0, "name"))
-        if names is None:
-            unknown = True
-            continue
-        written |= names
-        place = f"{version}/{file}"
-        if not calls_others:
-            yield from _find_name_faults(model, place, call, names, list(declared))
-        if len(names) == 1 and names <= set(declared):
-            facts = infer_array(source, find_argument(call, 1, "data"))
-            yield from _find_array_faults(model, place, call, declared[next(iter(names))], facts)
-    if unknown:
-        yield Unchecked(
-            f"{model.name}: which outputs {version}/{ENTRY} writes: not all names are constants"
-        )
-        return
-    for name in sorted(set(declared) - written):
-        yield model.fault(
-            f'output "{name}"',
-            f"is written nowhere in {version}/{ENTRY}",
-            f"the source writes {', '.join(sorted(written)) or 'none'}",
-            "write it, or remove it from the config",
-        )
-
-
-def _find_name_faults(
-    model: ServedModel, place: str, call: ast.Call, names: Texts, declared: list[str]
-) -> Iterator[Fault]:
-    for name in sorted(names - set(declared)):
-        yield model.fault(
-            f"line {call.lineno}",
-            f'writes output "{name}"',
-            f"outputs of config.pbtxt are allowed, others are dropped without a word: "
-            f"{', '.join(declared)}",
-            "correct one of the two names, or declare the output",
-            place,
-        )
-
-
-def _find_array_faults(
-    model: ServedModel, place: str, call: ast.Call, declared: pb.ModelOutput, facts: ArrayFacts
-) -> Iterator[Fault]:
-    field = f'line {call.lineno}, output "{declared.name}"'
-    if facts.data_type not in (None, declared.data_type):
-        yield model.fault(
-            field,
-            f"is {pb.DataType.Name(facts.data_type)}",
-            f"config.pbtxt says {pb.DataType.Name(declared.data_type)}, which the server does "
-            "not hold it to",
-            "convert it, or correct data_type",
-            place,
-        )
-    batch = [-1] if model.config.max_batch_size > 0 else []
-    dims = batch + list(declared.dims)
-    if facts.shape is None or declared.HasField("reshape"):
-        return
-    fits = len(facts.shape) == len(dims) and all(
-        size is None or limit in (-1, size) for size, limit in zip(facts.shape, dims, strict=True)
-    )
-    if not fits:
-        shape = ", ".join("?" if size is None else str(size) for size in facts.shape)
-        yield model.fault(
-            field,
-            f"has shape [{shape}]",
-            f"config.pbtxt says {dims} (batch axis included), which the server does not hold it to",
-            "reshape it, or correct dims",
-            place,
-        )

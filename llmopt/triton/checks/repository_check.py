@@ -7,6 +7,7 @@ from pathlib import Path
 from llmopt.triton.checks.config_fields import find_identity_faults, find_tensor_faults
 from llmopt.triton.checks.described_models import find_described_faults
 from llmopt.triton.checks.engine_signature import find_engine_faults
+from llmopt.triton.checks.ensemble_models import find_setting_faults
 from llmopt.triton.checks.ensemble_tensors import find_meeting_faults, find_size_faults
 from llmopt.triton.checks.ensembles import (
     find_circle_faults,
@@ -109,7 +110,7 @@ GROUPS = (
     ),
     CheckGroup(
         "Python models: names, methods, tensors read and written, settings",
-        (find_python_faults, find_generate_faults),
+        (find_python_faults, find_generate_faults, find_setting_faults),
         "python",
     ),
     CheckGroup("vLLM models: model.json, checkpoint", (find_vllm_faults,), "vllm"),

@@ -1,6 +1,14 @@
 """Mistakes against triton.json, requirements.txt and the server's release."""
 
-from tests.triton.mistakes.planting import Mistake, add_field, describe, in_config, replace, write
+from tests.triton.mistakes.planting import (
+    Mistake,
+    add_field,
+    describe,
+    in_config,
+    remove,
+    replace,
+    write,
+)
 
 DELAY = "dynamic_batching { max_queue_delay_microseconds: 100000 }"
 
@@ -44,7 +52,7 @@ DESCRIPTION_MISTAKES = (
     Mistake(
         "a bucket longer than the model's positions",
         "encoder",
-        (describe(buckets=[4, 64]), replace("tokenizer/1/model.py", "(4, 8)", "(4, 64)")),
+        (describe(buckets=[4, 64]), replace("tokenizer/1/settings.json", "[4, 8]", "[4, 64]")),
         "triton.json: buckets holds 64; the model has 32 positions",
     ),
     Mistake(
@@ -67,5 +75,35 @@ DESCRIPTION_MISTAKES = (
         "encoder",
         (in_config("engine", "KIND_CPU", "KIND_GPU"),),
         "instance_group.kind is KIND_GPU; triton.json says device cpu",
+    ),
+    Mistake(
+        "buckets of the tokenizer that were not planned",
+        "encoder",
+        (replace("tokenizer/1/settings.json", "[4, 8]", "[6]"),),
+        "tokenizer/1/settings.json: buckets is [6]; triton.json says [4, 8]",
+    ),
+    Mistake(
+        "a tokenizer's output that the config does not have",
+        "encoder",
+        (replace("tokenizer/1/settings.json", '"attention_mask"', '"token_type_ids"'),),
+        "outputs is ['input_ids', 'token_type_ids']; config.pbtxt says",
+    ),
+    Mistake(
+        "no file of the tokenizer",
+        "encoder",
+        (remove("tokenizer/1/tokenizer.json"),),
+        'tokenizer/1/settings.json: tokenizer is "tokenizer.json"; a file or folder of 1/',
+    ),
+    Mistake(
+        "fewer texts than tokens",
+        "encoder",
+        (write("postprocessor/1/tokens.json", '["zero"]'),),
+        "postprocessor/1/tokens.json has 1 texts; the model's 8 tokens have one each",
+    ),
+    Mistake(
+        "a postprocessor for another task",
+        "encoder",
+        (replace("postprocessor/1/settings.json", "fill_mask", "embed"),),
+        'postprocessor/1/settings.json: task is "embed"; triton.json says "fill_mask"',
     ),
 )

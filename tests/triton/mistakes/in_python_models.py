@@ -53,7 +53,7 @@ PYTHON_MISTAKES = (
                 "import numpy as np\nimport fugashi\n",
             ),
         ),
-        "tokenizer/1/model.py: line 4 imports fugashi; packages of requirements.txt are allowed",
+        "tokenizer/1/model.py: line 7 imports fugashi; packages of requirements.txt are allowed",
     ),
     Mistake(
         "a module that is not imported",

@@ -192,7 +192,7 @@ SIGNATURE_MISTAKES = (
         "engine",
         (
             describe(buckets=[4, 8, 16]),
-            replace("tokenizer/1/model.py", "(4, 8)", "(4, 8, 16)"),
+            replace("tokenizer/1/settings.json", "[4, 8]", "[4, 8, 16]"),
         ),
         "triton.json: buckets holds 16; no profile of engine takes batch 1 of 16 tokens",
     ),

@@ -1,9 +1,13 @@
 """Splits texts into bytes, padded to the next bucket."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-BUCKETS = (4, 8)
+SETTINGS = json.loads((Path(__file__).parent / "settings.json").read_text())
+BUCKETS = SETTINGS["buckets"]
 VOCABULARY = 16
 
 
