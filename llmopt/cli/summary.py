@@ -88,6 +88,8 @@ def _describe_repository(metrics: Mapping[str, Any]) -> Iterator[str]:
         f"{metrics['triton_release']} on {metrics['device']}"
     )
     yield f"{format_bytes(metrics['repository_bytes'])} in {_count_models(metrics['models'])}"
+    if "answer" in metrics:
+        yield f"tritonserver {metrics['answered_by_release']} answers {metrics['answer']!r}"
 
 
 def _count_models(names: list[str]) -> str:

@@ -17,6 +17,7 @@ from llmopt.artifacts.triton_description import (
 )
 from llmopt.checkpoint.model_config import read_raw_config
 from llmopt.engine import cuda_driver
+from llmopt.errors import IncompatibleError
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext, StepInputs
 from llmopt.steps.package_checks import (
     ServedModel,
@@ -25,6 +26,7 @@ from llmopt.steps.package_checks import (
     read_served,
 )
 from llmopt.steps.package_triton import PackageTriton
+from llmopt.triton.checks.repository_check import check_repository
 from llmopt.triton.generate_repository import GenerateParts, write_generate
 from llmopt.triton.packed_environment import (
     PACKED_NAME,
@@ -68,6 +70,7 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
         step.server_path,
         lacks_packages=names_packages(requirements) and not brings_packages,
     )
+    check_written(folder)
     context.progress.advance()
     metrics = _measure(description, folder)
     if not step.smoke:
@@ -76,6 +79,21 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
 
     tried = try_repository(step, description, inputs, context)
     return Outcome(metrics={**metrics, **tried.metrics}, timings=tried.timings)
+
+
+def check_written(folder: Path) -> None:
+    """Looks at what was written as `llmopt verify` does.
+
+    Raises:
+        IncompatibleError: A server would refuse it, or serve it wrongly: the step's fields, such as
+            parameters or environment_path, ask for what can't be.
+    """
+    faults = check_repository(folder).faults
+    if faults:
+        raise IncompatibleError(
+            "the server would not serve this as asked: " + "; ".join(map(str, faults)),
+            remedy="change the step's fields accordingly",
+        )
 
 
 def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:

@@ -89,6 +89,7 @@ def test_an_encoder_s_outputs_are_held_against_the_export(
     )
     compared = "token_ids" if fills else "embedding"
     assert f"{compared}: as the model run directly" in str(outcome.metrics["answer_checked"])
+    assert outcome.metrics["answered_through_stand_ins"] == ["onnxruntime"]
 
 
 def test_a_decoder_s_scores_are_held_against_the_export(try_step: Try, tmp_path: Path) -> None:

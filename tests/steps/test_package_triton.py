@@ -174,6 +174,17 @@ def test_a_generating_engine_brings_its_tensorrt_and_driver(model: Path, tmp_pat
     assert description.device == "cuda"
 
 
+@pytest.mark.parametrize("path", ["environment", "$$TRITON_MODEL_DIRECTORY/environment.tar.gz"])
+def test_an_environment_that_the_server_would_not_find_is_refused(
+    model: Path, exported: Path, tmp_path: Path, path: str
+) -> None:
+    step = make_step(environment_path=path)
+    with pytest.raises(
+        IncompatibleError, match=r"config\.pbtxt: parameters\.EXECUTION_ENV_PATH is"
+    ):
+        run(step, given("onnx_model", exported, model), tmp_path / "repo")
+
+
 def test_a_vllm_repository_holds_the_checkpoint_and_the_engine_s_arguments(
     gptq: Path, tmp_path: Path
 ) -> None:
