@@ -40,6 +40,7 @@ SHAPES_OF_FIELDS: dict[str, tuple[RepositoryShape, ...]] = {
     "engine_args": ("vllm",),
     "smoke": ("generate", "ensemble"),
 }
+COUNTS = {"tensor_parallel_size", "max_model_len"}  # of engine_args, which are judged here
 WHY_NOT = {
     "response_cache": "the server caches no answers of models that stream",
     "max_queue_delay_ms": "such a model batches its requests itself, token by token",
@@ -207,6 +208,10 @@ class PackageTriton(StepBase):
         dashed = [name for name in arguments if "-" in name]
         if dashed:
             raise ValueError(f"{dashed[0]} is a flag; write it as {dashed[0].replace('-', '_')}")
+        for name in COUNTS & arguments.keys():
+            value = arguments[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 up")
         return arguments
 
     @model_validator(mode="after")

@@ -274,6 +274,11 @@ def test_nf4_names_what_vllm_needs_beside_itself(tmp_path: Path, release: str) -
         ({"shape": "vllm", "gpus": [0]}, "set tensor_parallel_size in engine_args"),
         ({"shape": "vllm", "engine_args": {"model": "x"}}, "model is the step's own"),
         ({"shape": "vllm", "engine_args": {"max-model-len": 1}}, "write it as max_model_len"),
+        (
+            {"shape": "vllm", "engine_args": {"tensor_parallel_size": 0}},
+            "tensor_parallel_size is 0; it must be a whole number",
+        ),
+        ({"shape": "vllm", "engine_args": {"max_model_len": "8k"}}, "max_model_len is '8k'"),
         ({"shape": "vllm", "smoke": True}, "the server that can be had here has no vllm backend"),
         ({"pack_environment": True, "environment_path": "/env"}, "not both"),
         ({"shape": "ensemble"}, "shape ensemble needs task"),
