@@ -1,5 +1,6 @@
 """The run of `package.triton`; imports protobuf, so only the step's `run()` imports it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -11,6 +12,7 @@ from llmopt.artifacts.triton_description import (
     REQUIREMENTS_NAME,
     EngineFacts,
     RepositoryModel,
+    RepositoryShape,
     TritonDescription,
 )
 from llmopt.checkpoint.model_config import read_raw_config
@@ -38,19 +40,22 @@ from llmopt.triton.repository import (
     write_requirements,
 )
 from llmopt.triton.repository_readme import write_readme
+from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
+US_PER_MS = 1000
 PROMPT = "裏地付きジャケットの縫製手順を説明してください。"
 
 
 def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) -> Outcome:
     """Writes the repository of the step's shape, its description and its README."""
     folder = context.work_folder
+    if step.smoke:
+        require_server()
     if step.pack_environment:
         find_python(step.release.python)
     context.progress.start(f"writing the repository of {step.served_name}", 1)
-    write = {"generate": _write_generate, "vllm": _write_vllm}[step.shape]
-    description = write(step, inputs, folder)
+    description = WRITERS[step.shape](step, inputs, folder)
     description.write(folder)
     requirements = folder / REQUIREMENTS_NAME
     if step.pack_environment:
@@ -64,7 +69,13 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
         lacks_packages=names_packages(requirements) and not brings_packages,
     )
     context.progress.advance()
-    return Outcome(metrics=_measure(description, folder))
+    metrics = _measure(description, folder)
+    if not step.smoke:
+        return Outcome(metrics=metrics)
+    from llmopt.steps.package_smoke import try_repository  # noqa: PLC0415 - onnxruntime
+
+    tried = try_repository(step, description, inputs, context)
+    return Outcome(metrics={**metrics, **tried.metrics}, timings=tried.timings)
 
 
 def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:
@@ -86,7 +97,7 @@ def _write_generate(step: PackageTriton, inputs: StepInputs, folder: Path) -> Tr
         source=model.path,
         settings=make_generate_settings(step, served),
         engine=served.engine,
-        tokenizer=_locate_tokenizer(inputs),
+        tokenizer=locate_tokenizer(inputs),
         cuda_driver=None if served.engine is None else Path(cuda_driver.__file__),
     )
     write_generate(folder, parts, make_options(step, device), step.release)
@@ -115,6 +126,42 @@ def _write_vllm(step: PackageTriton, inputs: StepInputs, folder: Path) -> Triton
     return _describe(step, (model,), "cuda", None, None)
 
 
+def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
+    from llmopt.triton.ensemble_repository import (  # noqa: PLC0415 - transformers
+        EnsemblePlan,
+        write_ensemble,
+    )
+
+    served = read_served(inputs["model"])
+    assert step.task is not None
+    plan = EnsemblePlan(
+        task=step.task,
+        source=inputs["model"].path,
+        model=served.description,
+        engine=served.engine,
+        tokenizer=locate_tokenizer(inputs),
+        max_batch_size=step.max_batch_size,
+        max_queue_delay_us=round(step.max_queue_delay_ms * US_PER_MS),
+        buckets=step.buckets,
+        preferred_batch_sizes=step.preferred_batch_sizes,
+        response_cache=step.response_cache,
+        threads=step.threads,
+        warm_up=step.warm_up,
+    )
+    return write_ensemble(
+        folder, plan, make_options(step, choose_device(step, served)), step.release
+    )
+
+
+WRITERS: Mapping[
+    RepositoryShape, Callable[[PackageTriton, StepInputs, Path], TritonDescription]
+] = {
+    "generate": _write_generate,
+    "ensemble": _write_ensemble,
+    "vllm": _write_vllm,
+}
+
+
 def _is_bitsandbytes(checkpoint: Path) -> bool:
     stored = read_raw_config(checkpoint).get("quantization_config") or {}
     return isinstance(stored, dict) and stored.get("quant_method") == "bitsandbytes"
@@ -136,7 +183,8 @@ def make_options(step: PackageTriton, device: Device) -> ServingOptions:
     )
 
 
-def _locate_tokenizer(inputs: StepInputs) -> Path:
+def locate_tokenizer(inputs: StepInputs) -> Path:
+    """Returns the folder of the tokenizer: the export's own where none is named."""
     return (inputs["tokenizer"] if "tokenizer" in inputs else inputs["model"]).path
 
 
