@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
 
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import OptimizationProfile
@@ -135,6 +136,12 @@ def write_generate_model(
         raise InputError(
             f"{tokenizer} holds no tokenizer.json, which generation needs",
             remedy="name the checkpoint that the model was made from with tokenizer",
+        )
+    num_tokens = Tokenizer.from_file(str(source)).get_vocab_size()
+    if num_tokens > settings.model.vocab_size:
+        raise IncompatibleError(
+            f"{source} has {num_tokens} tokens, the model's vocabulary {settings.model.vocab_size}",
+            remedy="name the tokenizer of the checkpoint that the model was made from",
         )
     copy_runtime(RUNTIME, version_folder)
     if settings.decoder == "onnxruntime":

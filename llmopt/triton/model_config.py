@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.grpc import model_config_pb2 as pb  # the server's own
 
 from llmopt.artifacts.tensor_spec import TensorDtype, TensorSpec
 from llmopt.artifacts.triton_description import Backend
 from llmopt.errors import InputError
+
+__all__ = ["CONFIG_NAME", "ModelConfig", "make_config", "pb", "read_config", "write_config"]
 
 CONFIG_NAME = "config.pbtxt"
 ModelConfig = Any  # model_config_pb2.ModelConfig; the generated module carries no types

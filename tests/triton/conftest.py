@@ -10,6 +10,7 @@ from llmopt.triton.grpc_client import GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment, make_environment
 from llmopt.triton.server import ServerOptions, TritonServer
 from llmopt.triton.server_distribution import GET_REMEDY, ServerDistribution, find_server
+from tests.triton.decoders import ExportedDecoder, export_small_decoder
 from tests.triton.repositories import ECHO, SPELL, add_model
 
 
@@ -60,3 +61,9 @@ def grpc_client(small_server: TritonServer) -> Iterator[GrpcClient]:
     """Its gRPC client."""
     with GrpcClient(small_server.grpc_address) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def exported_decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportedDecoder:
+    """A small random decoder in ONNX; do not write into it."""
+    return export_small_decoder(tmp_path_factory.mktemp("decoder"))

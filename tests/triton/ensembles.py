@@ -10,6 +10,7 @@ from llmopt.artifacts.engine_settings import EngineSettings
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import AxisRange, OptimizationProfile
 from llmopt.artifacts.triton_description import TritonDescription
+from llmopt.triton.backends import find_backend
 from llmopt.triton.ensemble_repository import EnsemblePlan, write_ensemble
 from llmopt.triton.releases import find_release
 from llmopt.triton.repository import ServingOptions
@@ -17,7 +18,7 @@ from tests.export.encoders import export_bert, make_bert
 from tests.export.exports import export
 from tests.models import TINY_MODEL
 
-BACKEND = Path(__file__).parent / "onnxruntime_backend"
+BACKEND = find_backend("onnxruntime")
 MAX_BATCH_SIZE = 8
 BUCKETS = (8, 16, 32)
 

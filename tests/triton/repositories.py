@@ -35,6 +35,15 @@ output [ { name: "part" data_type: TYPE_STRING dims: [ 1 ] } ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
 parameters { key: "notes" value { string_value: "NOTES" } }
 """
+VERSION = """
+name: "NAME"
+backend: "python"
+max_batch_size: 0
+model_transaction_policy { decoupled: true }
+input [ { name: "text" data_type: TYPE_STRING dims: [ 1 ] } ]
+output [ { name: "version" data_type: TYPE_STRING dims: [ 1 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
 MEASURE = """
 name: "measure"
 backend: "python"

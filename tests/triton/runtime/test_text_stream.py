@@ -1,7 +1,8 @@
-"""Text of tokens while they come: whole characters, stop texts, nothing lost, in real tokenizers."""
+"""Text of tokens while they come: whole characters, stop texts, nothing lost; real tokenizers."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ def sentencepiece_like() -> Tokenizer:
     vocabulary = {"<unk>": 0} | {f"<0x{byte:02X}>": byte + 1 for byte in range(256)}
     for piece in ("▁", "▁the", "袖", "口", "の", "cm", "綿", "100", "%", "2026"):
         vocabulary[piece] = len(vocabulary)
-    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
@@ -58,6 +59,15 @@ def test_parts_are_whole_characters_and_together_the_text(kind: str, tiny_model:
 def test_any_text_comes_out_as_decoding_it_at_once_gives_it(text: str) -> None:
     tokenizer = trained(TINY_MODEL)
     tokens = tokenizer.encode(text, add_special_tokens=False).ids
+    assert "".join(stream(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_any_tokens_give_what_decoding_them_at_once_gives(seed: int, bytes_often: bool) -> None:
+    tokenizer = trained(TINY_MODEL) if seed % 2 else sentencepiece_like()
+    number = min(tokenizer.get_vocab_size(), 300 if bytes_often else 10_000)
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, number, 30).tolist()
     assert "".join(stream(tokenizer, tokens)) == tokenizer.decode(tokens)
 
 

@@ -1,8 +1,10 @@
 """Tokens of an answer as text, while they come: no broken characters, no part of a stop text."""
 
+import re
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Detokenizer(Protocol):
@@ -11,14 +13,17 @@ class Detokenizer(Protocol):
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
         """Returns the text of tokens."""
 
+    def id_to_token(self, id: int) -> str | None:  # noqa: A002 - the library's name
+        """Returns a token as the vocabulary writes it."""
+
 
 class TextStream:
     """The text of one answer.
 
-    A character whose bytes lie in several tokens comes whole, so text that ends in U+FFFD waits;
-    text that may be the beginning of a stop text waits too. All that came out, together, is what
-    decoding all tokens at once gives, up to the first stop text; only of bytes that make no
-    character the number of U+FFFD may differ, since some decoders judge them by what follows.
+    A character whose bytes lie in several tokens comes whole, so text that ends in U+FFFD waits,
+    and so do tokens of single bytes, which decoders with byte fallback judge as a run; text that
+    may be the beginning of a stop text waits too. All that came out, together, is what decoding
+    all tokens at once gives, up to the first stop text.
     """
 
     def __init__(self, tokenizer: Detokenizer, stop: tuple[str, ...]) -> None:
@@ -35,7 +40,7 @@ class TextStream:
         self._tokens.append(token)
         before = self._decode(self._context, self._read)
         text = self._decode(self._context, None)
-        if text.endswith(REPLACEMENT) or len(text) <= len(before):
+        if text.endswith(REPLACEMENT) or len(text) <= len(before) or self._may_go_on(token):
             return ""
         self._context, self._read = self._read, len(self._tokens)
         return self._take(text[len(before) :])
@@ -51,6 +56,12 @@ class TextStream:
         if not self.stopped:
             text, self._held = text + self._held, ""
         return text
+
+    def _may_go_on(self, token: int) -> bool:
+        """Tells whether the next token may change this one's text: a byte's, or a skipped one's."""
+        if BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token) or ""):
+            return True
+        return not self._tokenizer.decode([token], skip_special_tokens=True)
 
     def _decode(self, start: int, end: int | None) -> str:
         return self._tokenizer.decode(self._tokens[start:end], skip_special_tokens=True)
