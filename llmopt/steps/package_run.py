@@ -8,6 +8,7 @@ from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.files import folder_size_bytes
 from llmopt.artifacts.onnx_description import MODEL_NAME
 from llmopt.artifacts.triton_description import (
+    REQUIREMENTS_NAME,
     EngineFacts,
     RepositoryModel,
     TritonDescription,
@@ -23,10 +24,17 @@ from llmopt.steps.package_checks import (
 )
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.generate_repository import GenerateParts, write_generate
+from llmopt.triton.packed_environment import (
+    PACKED_NAME,
+    PACKED_PATH,
+    find_python,
+    pack_environment,
+)
 from llmopt.triton.repository import (
     Device,
     RateLimit,
     ServingOptions,
+    names_packages,
     write_requirements,
 )
 from llmopt.triton.repository_readme import write_readme
@@ -37,13 +45,26 @@ PROMPT = "裏地付きジャケットの縫製手順を説明してください�
 
 def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) -> Outcome:
     """Writes the repository of the step's shape, its description and its README."""
+    folder = context.work_folder
+    if step.pack_environment:
+        find_python(step.release.python)
     context.progress.start(f"writing the repository of {step.served_name}", 1)
     write = {"generate": _write_generate, "vllm": _write_vllm}[step.shape]
-    description = write(step, inputs, context.work_folder)
-    description.write(context.work_folder)
-    write_readme(context.work_folder, description, step.release, step.server_path)
+    description = write(step, inputs, folder)
+    description.write(folder)
+    requirements = folder / REQUIREMENTS_NAME
+    if step.pack_environment:
+        pack_environment(requirements, step.release.python, folder / PACKED_NAME)
+    brings_packages = step.pack_environment or step.environment_path is not None
+    write_readme(
+        folder,
+        description,
+        step.release,
+        step.server_path,
+        lacks_packages=names_packages(requirements) and not brings_packages,
+    )
     context.progress.advance()
-    return Outcome(metrics=_measure(description, context.work_folder))
+    return Outcome(metrics=_measure(description, folder))
 
 
 def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:
@@ -111,7 +132,7 @@ def make_options(step: PackageTriton, device: Device) -> ServingOptions:
         instances=step.instances,
         rate_limit=None if limiter is None else RateLimit(limiter.resources, limiter.priority),
         parameters=step.parameters,
-        environment=step.environment_path,
+        environment=PACKED_PATH if step.pack_environment else step.environment_path,
     )
 
 

@@ -35,6 +35,7 @@ SHAPES_OF_FIELDS: dict[str, tuple[RepositoryShape, ...]] = {
     "response_cache": ("ensemble",),
     "rate_limiter": ("generate", "ensemble"),
     "threads": ("generate", "ensemble"),
+    "pack_environment": ("generate", "ensemble"),
     "environment_path": ("generate", "ensemble"),
     "engine_args": ("vllm",),
 }
@@ -144,6 +145,11 @@ class PackageTriton(StepBase):
     triton_release: str = Field(
         "24.10", description="The server's release, whose versions are checked against."
     )
+    pack_environment: bool = Field(
+        False,
+        description="Pack the Python environment of requirements.txt into the repository; needs "
+        "the release's Python here, and packages from an index.",
+    )
     environment_path: str | None = Field(
         None,
         description="Where the server finds the Python environment of requirements.txt, a folder "
@@ -214,6 +220,8 @@ class PackageTriton(StepBase):
             raise ValueError(
                 f"preferred_batch_sizes holds {over[0]}, above max_batch_size {self.max_batch_size}"
             )
+        if self.pack_environment and self.environment_path is not None:
+            raise ValueError("give pack_environment or environment_path, not both")
         if self.device == "cpu" and self.gpus:
             raise ValueError(f"gpus names {list(self.gpus)}, but device is cpu")
         if isinstance(self.version_policy, tuple) and self.version not in self.version_policy:
