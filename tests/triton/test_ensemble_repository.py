@@ -286,14 +286,10 @@ def test_a_tokenizer_names_the_programs_that_it_calls(plans: dict[str, EnsembleP
     bert.subword_tokenizer_type = "sentencepiece"
     assert opened.list_requirements()[1:] == ("fugashi", "ipadic", "sentencepiece")
     bert.mecab_kwargs = {"mecab_dic": "unidic"}
-    with pytest.raises(
-        IncompatibleError, match="mecab and the dictionary unidic; an"
-    ):
+    with pytest.raises(IncompatibleError, match="mecab and the dictionary unidic; an"):
         opened.list_requirements()
     bert.word_tokenizer_type = "jumanpp"
-    with pytest.raises(
-        IncompatibleError, match="words with jumanpp; an ensemble"
-    ):
+    with pytest.raises(IncompatibleError, match="words with jumanpp; an ensemble"):
         opened.list_requirements()
     assert EnsembleTokenizer.open(TINY_MODEL).list_requirements() == ("tokenizers",)
 
