@@ -67,11 +67,12 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Writes what is generated from the code: editor schema, recipe reference and preflight rules.
+# Writes what is generated from the code: editor schema, recipe reference, rules and checks.
 reference: setup
 	$(BIN)/llmopt schema > schema/recipe-v1.json
 	$(BIN)/python -m llmopt.recipe.reference > docs/recipe-reference.md
 	$(BIN)/python -m llmopt.serving.rules_table > docs/serving-preflight.md
+	$(BIN)/python -m tests.triton.verdicts_page > docs/triton-checks.md
 
 # Writes the versions of the present environment as the tested set.
 freeze: setup

@@ -31,6 +31,7 @@ from results_page import PAGE, format_table, write_between_markers
 
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.artifacts.tensor_spec import make_spec
+from llmopt.errors import RequestFailed
 from llmopt.triton.backends import find_backend
 from llmopt.triton.load import (
     Asker,
@@ -47,6 +48,7 @@ from llmopt.triton.server import ServerOptions, TritonServer
 ROOT = Path(__file__).parent.parent
 VLLM_PYTHON = ROOT / ".venvs" / "vllm" / "bin" / "python"
 BACKENDS = {"onnxruntime": find_backend("onnxruntime")}
+WEIGHTS = "matmulnbits"  # carries its exactness in the graph, which Triton's own backend needs
 BLS_INSTANCES = 8
 MAX_ROWS = 16
 NUM_TOKENS = 64
@@ -79,7 +81,7 @@ def prepare(model: Path, folder: Path, threads: int) -> None:
     for name, cache in (("onnx", "--kv-cache"), ("plain", "--no-kv-cache")):
         run_command(
             folder, "export-onnx", str(folder / "gptq"), "-o", str(folder / name), "--weights",
-            "qdq_int4", "--last-token-logits", cache,
+            WEIGHTS, "--last-token-logits", cache,
         )  # fmt: skip
     run_command(
         folder, "triton-repo", str(folder / "onnx"), "-o", str(folder / "generate"), "--model-name",
@@ -100,8 +102,6 @@ def make_bls_repository(folder: Path, threads: int) -> None:
     config.dynamic_batching.max_queue_delay_microseconds = 0
     config.instance_group.add(count=1, kind="KIND_CPU")
     config.parameters["intra_op_thread_count"].string_value = str(threads)
-    for key, value in description.session_options.items():
-        config.parameters[key].string_value = value
     write_config(repository / "lm", config)
     version = repository / "loop" / "1"
     version.mkdir(parents=True)
@@ -181,6 +181,8 @@ def ask_json(
             data = json.dumps({text_key: text, "max_tokens": NUM_TOKENS, **body})
             connection.request("POST", path, data, {"Content-Type": "application/json"})
             answer = json.loads(connection.getresponse().read())
+            if tokens_key not in answer:
+                raise RequestFailed(str(answer), status=None)
             return Timing(time.monotonic() - began, None, int(answer[tokens_key]))
 
         yield ask

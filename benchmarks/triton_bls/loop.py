@@ -39,7 +39,6 @@ class TritonPythonModel:
         inputs = [
             pb_utils.Tensor("input_ids", row),
             pb_utils.Tensor("attention_mask", np.ones_like(row)),
-            pb_utils.Tensor("position_ids", np.arange(row.shape[1], dtype=np.int64)[None]),
         ]
         asked = pb_utils.InferenceRequest(
             model_name="lm", requested_output_names=["logits"], inputs=inputs

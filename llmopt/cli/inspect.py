@@ -13,16 +13,22 @@ from llmopt.artifacts.engine_description import ENGINE_DESCRIPTION_NAME
 from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.onnx_description import DESCRIPTION_NAME
+from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME
 from llmopt.cli import options as opt
 from llmopt.cli.console import print_data, print_json, print_line
-from llmopt.errors import InputError, RecipeError
+from llmopt.errors import CapabilityError, InputError, RecipeError
 from llmopt.recipe.starter import write_starter_recipe
 
 store_app = typer.Typer()
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact or a checkpoint.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="An artifact, a checkpoint or a Triton model repository."
+        ),
+    ],
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +93,8 @@ def _examine(folder: Path, onnx: Path | None) -> Examination:
         seen.faults += exported.faults
         seen.not_checked += exported.not_checked
         seen.checked.append(f"ONNX model ({exported.description})")
+    elif (folder / TRITON_DESCRIPTION_NAME).exists() or any(folder.glob("*/config.pbtxt")):
+        _examine_repository(folder, seen)
     elif (folder / "config.json").exists() or not seen.checked:
         _examine_checkpoint(folder, seen)
     return seen
@@ -103,6 +111,21 @@ def _examine_checkpoint(folder: Path, seen: Examination) -> None:
         seen.checked.append(f"tokenizer of {len(DocumentTokenizer(folder))} tokens")
     except InputError as error:
         seen.faults.append(error.message)
+
+
+def _examine_repository(folder: Path, seen: Examination) -> None:
+    """Judges a Triton model repository, whoever made it, by its files."""
+    try:
+        from llmopt.triton.checks.repository_check import check_repository  # noqa: PLC0415 - extra
+    except ModuleNotFoundError as error:
+        raise CapabilityError(
+            f"a Triton repository is verified with the package {error.name}, which is not here",
+            remedy="pip install 'llmopt[triton]'",
+        ) from None
+    report = check_repository(folder)
+    seen.faults += map(str, report.faults)
+    seen.checked += report.checked
+    seen.not_checked += report.not_checked
 
 
 def _examine_deferred(folder: Path, model: Path | None, seen: Examination) -> None:

@@ -2,12 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TritonDescription
 from llmopt.errors import CapabilityError
+from llmopt.triton.backends import STAND_IN_REQUIREMENTS, STAND_INS, find_backend
 from llmopt.triton.client import TritonClient
 from llmopt.triton.cpu_configs import make_cpu_config
 from llmopt.triton.model_config import read_config
@@ -26,13 +27,11 @@ class SmokeOptions:
 
     Attributes:
         log_path: What the server prints.
-        backends: Backends beside python that the server gets: name → folder.
         on_cpu: Whether models meant for GPUs are loaded on the CPU, by override.
         timeout_s: Seconds that a model may take to load, and an answer to come.
     """
 
     log_path: Path
-    backends: Mapping[str, Path] = field(default_factory=dict)
     on_cpu: bool = True
     timeout_s: float = 600.0
 
@@ -46,12 +45,14 @@ class SmokeReport:
         server_release: Of the server that it was tried with.
         load_s: Seconds that loading its models took.
         overridden: Models that were loaded with another config than their file's.
+        stand_ins: Backends that llmopt's own stood in for, since this server lacks them.
     """
 
     answer: Answer
     server_release: str
     load_s: float
     overridden: tuple[str, ...]
+    stand_ins: tuple[str, ...]
 
 
 def smoke_repository(
@@ -77,9 +78,12 @@ def smoke_repository(
         NumericalError: Its answers differ from each other or from what was expected.
     """
     check_smoke(description, options)
-    environment = make_environment(_read_own_requirements(folder, options), report)
+    stand_ins = tuple(sorted({model.backend for model in description.models} & {*STAND_INS}))
+    environment = make_environment(_list_requirements(folder, stand_ins, options), report)
     server_options = ServerOptions(
-        explicit=True, backends=options.backends, arguments=_cache_arguments(folder, description)
+        explicit=True,
+        backends={name: find_backend(name) for name in stand_ins},
+        arguments=_cache_arguments(folder, description),
     )
     with TritonServer(folder, environment, options.log_path, server_options) as server:
         began = time.monotonic()
@@ -90,7 +94,7 @@ def smoke_repository(
         else:
             config = read_config(folder / description.model_name)
             answer = ask_ensemble(server, config, description.prompt, expected, options.timeout_s)
-    return SmokeReport(answer, SERVER_RELEASE, load_s, overridden)
+    return SmokeReport(answer, SERVER_RELEASE, load_s, overridden, stand_ins)
 
 
 def check_smoke(description: TritonDescription, options: SmokeOptions) -> None:
@@ -99,7 +103,7 @@ def check_smoke(description: TritonDescription, options: SmokeOptions) -> None:
     Raises:
         CapabilityError: It names the backend, or the engine, and why.
     """
-    known = {*PYTHON_BACKENDS, *options.backends}
+    known = {*PYTHON_BACKENDS, *STAND_INS}
     for model in description.models:
         if model.backend not in known:
             raise CapabilityError(
@@ -129,12 +133,15 @@ def _load_models(
     return tuple(overridden)
 
 
-def _read_own_requirements(folder: Path, options: SmokeOptions) -> tuple[str, ...]:
-    """Reads what the models need; without GPU the smaller onnxruntime does."""
-    lines = read_requirements(folder / REQUIREMENTS_NAME)
-    if not options.on_cpu:
-        return lines
-    return tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in lines)
+def _list_requirements(
+    folder: Path, stand_ins: Iterable[str], options: SmokeOptions
+) -> tuple[str, ...]:
+    """Lists what the models and backends need; without GPU the smaller onnxruntime does."""
+    own = read_requirements(folder / REQUIREMENTS_NAME)
+    if options.on_cpu:
+        own = tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in own)
+    needed = (line for name in stand_ins for line in STAND_IN_REQUIREMENTS[name])
+    return (*own, *needed)
 
 
 def _cache_arguments(folder: Path, description: TritonDescription) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ DTYPES = {
     "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16", "tensor(string)": "TYPE_STRING",
 }  # fmt: skip
 DYNAMIC = -1
+PASSED_ON = "session.use_device_allocator_for_initializers"  # the one entry that the backend takes
 
 
 class TritonPythonModel:
@@ -110,7 +111,6 @@ def _read_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     given = {name: each["string_value"] for name, each in config.get("parameters", {}).items()}
     if "intra_op_thread_count" in given:
         options.intra_op_num_threads = int(given["intra_op_thread_count"])
-    for name, value in given.items():
-        if name.startswith("session."):
-            options.add_session_config_entry(name, value)
+    if PASSED_ON in given:
+        options.add_session_config_entry(PASSED_ON, given[PASSED_ON])
     return options

@@ -1,0 +1,140 @@
+"""A repository of shape generate without a mistake, over a decoder that counts."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.tensor_spec import make_spec
+from llmopt.artifacts.triton_description import RepositoryModel, TritonDescription
+from llmopt.triton.generate_model import (
+    GENERATE_INPUTS,
+    GENERATE_OUTPUTS,
+    GENERATE_REQUIREMENTS,
+    GenerateSettings,
+    write_generate_model,
+)
+from llmopt.triton.model_config import make_config, write_config
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+HEADS, HEAD_SIZE, POSITIONS = 1, 4, 32
+CACHE = tuple(
+    make_spec(
+        f"{prefix}.0.{part}", "float32", batch=-1, kv_heads=HEADS, **{length: -1},
+        head_dim=HEAD_SIZE,
+    )
+    for prefix, length in (("past_key_values", "past_sequence"), ("present", "total_sequence"))
+    for part in ("key", "value")
+)  # fmt: skip
+
+
+def write_counter(folder: Path) -> None:
+    """text_input → counter → text_output: after "one two" comes "three", then "four"."""
+    model = OnnxDescription(
+        model_type="llama",
+        task="generate",
+        weights="plain",
+        dtype="float32",
+        opset=17,
+        kv_cache=True,
+        last_token_logits=True,
+        vocab_size=len(WORDS),
+        max_position_embeddings=POSITIONS,
+        inputs=(
+            make_spec("input_ids", "int64", batch=-1, sequence=-1),
+            make_spec("attention_mask", "int64", batch=-1, total_sequence=-1),
+            *CACHE[:2],
+        ),
+        outputs=(make_spec("logits", "float32", batch=-1, last=1, vocab=len(WORDS)), *CACHE[2:]),
+    )
+    settings = GenerateSettings(
+        model=model,
+        model_file="model.onnx",
+        decoder="onnxruntime",
+        max_running=4,
+        max_waiting=8,
+        default_max_tokens=3,
+        threads=1,
+    )
+    version = folder / "counter" / "1"
+    version.mkdir(parents=True)
+    tokenizer = folder / "tokenizer"
+    write_tokenizer(tokenizer)
+    write_generate_model(version, settings, tokenizer, None)
+    for path in tokenizer.iterdir():
+        path.unlink()
+    tokenizer.rmdir()
+    write_graph(version / "model.onnx")
+    config = make_config("counter", "python", 0, GENERATE_INPUTS, GENERATE_OUTPUTS)
+    for tensor in config.input:
+        tensor.optional = True
+    config.model_transaction_policy.decoupled = True
+    write_config(folder / "counter", config)
+    requirements = ("numpy>=1.26,<2", "onnxruntime", *GENERATE_REQUIREMENTS)
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    describe(model, version / "model.onnx").write(folder)
+
+
+def describe(model: OnnxDescription, graph: Path) -> TritonDescription:
+    """Writes what llmopt says of the repository."""
+    return TritonDescription(
+        shape="generate",
+        task="generate",
+        model_name="counter",
+        models=(RepositoryModel(name="counter", role="generate", backend="python"),),
+        triton_release="24.10",
+        device="cpu",
+        max_batch_size=4,
+        model=model,
+        model_sha256=hashlib.sha256(graph.read_bytes()).hexdigest(),
+        prompt="one two",
+    )
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of eight words, split at spaces."""
+    folder.mkdir()
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=WORDS[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"model_type": "llama", "eos_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_graph(path: Path) -> None:
+    """Writes a decoder whose next token is the last one plus 1, and whose cache grows."""
+    size = len(WORDS)
+    weights = {
+        "table": np.roll(np.eye(size, dtype=np.float32), 1, axis=1) * 4,
+        "rows": np.ones((size, HEAD_SIZE), np.float32),
+        "end": np.array([-1], np.int64),
+        "heads": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Gather", ["input_ids", "end"], ["last"], axis=1),
+        helper.make_node("Gather", ["table", "last"], ["logits"]),
+        helper.make_node("Gather", ["rows", "input_ids"], ["new_rows"]),
+        helper.make_node("Unsqueeze", ["new_rows", "heads"], ["new"]),
+        *(
+            helper.make_node("Concat", [f"past_key_values.0.{part}", "new"],
+                             [f"present.0.{part}"], axis=2)
+            for part in ("key", "value")
+        ),
+    ]  # fmt: skip
+    ids = [("input_ids", ["batch", "sequence"]), ("attention_mask", ["batch", "total_sequence"])]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, axes) for name, axes in ids]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, size])]
+    for side, specs in ((inputs, CACHE[:2]), (outputs, CACHE[2:])):
+        for spec in specs:
+            axes = [axis.name if axis.is_dynamic else axis.size for axis in spec.axes]
+            side.append(helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, axes))
+    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "counter", inputs, outputs, initializers)
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(path))
