@@ -14,10 +14,10 @@ from llmopt.export.session import Array, OnnxDecoder, open_session, run_named
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.package_run import locate_tokenizer
 from llmopt.steps.package_triton import PackageTriton
-from llmopt.triton.backends import STAND_INS, find_backend
 from llmopt.triton.ensemble_repository import EnsemblePlan
 from llmopt.triton.generate_model import read_eos_tokens
-from llmopt.triton.smoke import SmokeOptions, SmokeReport, check_smoke, smoke_repository
+from llmopt.triton.served_repository import ServingOptions, check_servable_here, describe_stand_ins
+from llmopt.triton.smoke import SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected
 
 NUM_TOKENS = 16
@@ -36,9 +36,8 @@ def try_repository(
     """
     folder = context.work_folder
     context.scratch_folder.mkdir(exist_ok=True)
-    backends = {name: find_backend(name) for name in STAND_INS if step.shape == "ensemble"}
-    options = SmokeOptions(context.scratch_folder / LOG_NAME, backends)
-    check_smoke(description, options)
+    options = ServingOptions(context.scratch_folder / LOG_NAME)
+    check_servable_here(description, on_cpu=options.on_cpu)
     expect = expect_text if step.shape == "generate" else expect_outputs
     expected = expect(description, inputs, step.threads)
     report = smoke_repository(folder, description, expected, options, context.progress.note)
@@ -57,6 +56,7 @@ def _make_outcome(report: SmokeReport) -> Outcome:
             "answer_checked": list(answer.checked),
         },
         timings={name: round(seconds, 3) for name, seconds in timings.items()},
+        degraded=describe_stand_ins(report.stand_ins),
     )
 
 

@@ -131,6 +131,11 @@ def check_servable_here(description: TritonDescription, *, on_cpu: bool) -> None
         )
 
 
+def describe_stand_ins(names: Iterable[str]) -> list[str]:
+    """Returns what a manifest says of backends that were not the server's own."""
+    return [f"llmopt's Python model stood in for the {name} backend" for name in names]
+
+
 def _load_models(
     folder: Path, description: TritonDescription, server: TritonServer, options: ServingOptions
 ) -> tuple[str, ...]:
