@@ -11,7 +11,7 @@ from llmopt.steps.bench_triton import BenchTriton
 from llmopt.triton.load import OpenAsker, ask_generating, ask_once, put_load
 from llmopt.triton.served_repository import (
     ServedRepository,
-    ServingOptions,
+    TrialOptions,
     describe_stand_ins,
     serve_repository,
 )
@@ -36,7 +36,7 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     description = read_triton_description(folder)
     delays: tuple[float | None, ...] = step.delays_ms or (None,)
     context.progress.start("asking the server", len(delays) * len(step.clients))
-    options = ServingOptions(context.scratch_folder / "server.log")
+    options = TrialOptions(context.scratch_folder / "server.log")
     found: dict[float | None, Levels] = {}
     with serve_repository(folder, description, options, context.progress.note) as served:
         for delay in delays:

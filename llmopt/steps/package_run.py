@@ -1,7 +1,9 @@
 """The run of `package.triton`; imports protobuf, so only the step's `run()` imports it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -43,6 +45,9 @@ from llmopt.triton.repository_readme import write_readme
 from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
+if TYPE_CHECKING:
+    from llmopt.triton.ensemble_repository import EnsemblePlan
+
 US_PER_MS = 1000
 PROMPT = "裏地付きジャケットの縫製手順を説明してください。"
 
@@ -75,7 +80,7 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
     from llmopt.steps.package_smoke import try_repository  # noqa: PLC0415 - onnxruntime
 
     tried = try_repository(step, description, inputs, context)
-    return Outcome(metrics={**metrics, **tried.metrics}, timings=tried.timings)
+    return replace(tried, metrics={**metrics, **tried.metrics})
 
 
 def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:
@@ -127,14 +132,19 @@ def _write_vllm(step: PackageTriton, inputs: StepInputs, folder: Path) -> Triton
 
 
 def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
-    from llmopt.triton.ensemble_repository import (  # noqa: PLC0415 - transformers
-        EnsemblePlan,
-        write_ensemble,
-    )
+    from llmopt.triton.ensemble_repository import write_ensemble  # noqa: PLC0415 - transformers
+
+    options = make_options(step, choose_device(step, read_served(inputs["model"])))
+    return write_ensemble(folder, make_plan(step, inputs), options, step.release)
+
+
+def make_plan(step: PackageTriton, inputs: StepInputs) -> "EnsemblePlan":
+    """Returns what the step's ensemble is made of."""
+    from llmopt.triton.ensemble_repository import EnsemblePlan  # noqa: PLC0415 - transformers
 
     served = read_served(inputs["model"])
     assert step.task is not None
-    plan = EnsemblePlan(
+    return EnsemblePlan(
         task=step.task,
         source=inputs["model"].path,
         model=served.description,
@@ -147,9 +157,6 @@ def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> Tr
         response_cache=step.response_cache,
         threads=step.threads,
         warm_up=step.warm_up,
-    )
-    return write_ensemble(
-        folder, plan, make_options(step, choose_device(step, served)), step.release
     )
 
 

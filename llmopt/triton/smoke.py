@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmopt.artifacts.triton_description import TritonDescription
 from llmopt.triton.model_config import read_config
-from llmopt.triton.served_repository import ServingOptions, serve_repository
+from llmopt.triton.served_repository import TrialOptions, serve_repository
 from llmopt.triton.server_distribution import SERVER_RELEASE
 from llmopt.triton.smoke_answers import Answer, Expected, ask_ensemble, ask_generate
 
@@ -34,7 +34,7 @@ def smoke_repository(
     folder: Path,
     description: TritonDescription,
     expected: Expected,
-    options: ServingOptions,
+    options: TrialOptions,
     report: Callable[[str], None],
 ) -> SmokeReport:
     """Starts the server over a repository, asks it, compares its answers, and stops it.

@@ -17,7 +17,7 @@ from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
 from llmopt.triton.model_config import read_config, write_config
 from llmopt.triton.model_environment import ModelEnvironment
-from llmopt.triton.served_repository import ServingOptions
+from llmopt.triton.served_repository import TrialOptions
 from llmopt.triton.server import TritonServer
 from llmopt.triton.server_distribution import ServerDistribution
 from llmopt.triton.smoke import SmokeReport, smoke_repository
@@ -50,7 +50,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def smoke(
     folder: Path, description: TritonDescription, expected: Expected, **options: object
 ) -> SmokeReport:
-    settings = replace(ServingOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
+    settings = replace(TrialOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
     return smoke_repository(folder, description, expected, settings, print)
 
 
