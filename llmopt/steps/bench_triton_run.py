@@ -9,7 +9,12 @@ from llmopt.artifacts.triton_description import read_triton_description
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.bench_triton import BenchTriton
 from llmopt.triton.load import OpenAsker, ask_generating, ask_once, put_load
-from llmopt.triton.served_repository import ServedRepository, ServingOptions, serve_repository
+from llmopt.triton.served_repository import (
+    ServedRepository,
+    TrialOptions,
+    describe_stand_ins,
+    serve_repository,
+)
 from llmopt.triton.server_distribution import SERVER_RELEASE
 
 SENTENCE = "袖口はリブ編み、身幅は±1cm、素材は綿100%。裏地の縫製仕様を書いてください。"
@@ -31,7 +36,7 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     description = read_triton_description(folder)
     delays: tuple[float | None, ...] = step.delays_ms or (None,)
     context.progress.start("asking the server", len(delays) * len(step.clients))
-    options = ServingOptions(context.scratch_folder / "server.log")
+    options = TrialOptions(context.scratch_folder / "server.log")
     found: dict[float | None, Levels] = {}
     with serve_repository(folder, description, options, context.progress.note) as served:
         for delay in delays:
@@ -46,8 +51,11 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     if step.delays_ms:
         metrics["chosen_delay_ms"] = chosen
     _write_results(context, found)
-    degraded = [f"llmopt's own stood in for the {name} backend" for name in stand_ins]
-    return Outcome(metrics=metrics, degraded=degraded, machine={"tritonserver": SERVER_RELEASE})
+    return Outcome(
+        metrics=metrics,
+        degraded=describe_stand_ins(stand_ins),
+        machine={"tritonserver": SERVER_RELEASE},
+    )
 
 
 def choose_delay(found: Mapping[float | None, Levels], budget_ms: float | None) -> float | None:

@@ -1,12 +1,15 @@
 """The run of `package.triton`; imports protobuf, so only the step's `run()` imports it."""
 
+import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from llmopt.artifacts.digest import digest_file
-from llmopt.artifacts.files import folder_size_bytes
+from llmopt.artifacts.files import clear_folder, folder_size_bytes
 from llmopt.artifacts.onnx_description import MODEL_NAME
 from llmopt.artifacts.triton_description import (
     REQUIREMENTS_NAME,
@@ -45,18 +48,42 @@ from llmopt.triton.repository_readme import write_readme
 from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
+if TYPE_CHECKING:
+    from llmopt.triton.ensemble_repository import EnsemblePlan
+
 US_PER_MS = 1000
+BUILD_NAME = "repository"
 PROMPT = "裏地付きジャケットの縫製手順を説明してください。"
 
 
 def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) -> Outcome:
-    """Writes the repository of the step's shape, its description and its README."""
-    folder = context.work_folder
+    """Writes the repository, looks at it as `verify` does, and asks it where `smoke` is set.
+
+    It is made beside the artifact and moved there whole: a server takes every folder for a model.
+    """
     if step.smoke:
         require_server()
     if step.pack_environment:
         find_python(step.release.python)
+    folder = context.scratch_folder / BUILD_NAME
+    clear_folder(folder)
     context.progress.start(f"writing the repository of {step.served_name}", 1)
+    description = _write_repository(step, inputs, folder)
+    check_written(folder)
+    context.progress.advance()
+    outcome = Outcome(metrics=_measure(description, folder))
+    if step.smoke:
+        from llmopt.steps.package_smoke import try_repository  # noqa: PLC0415 - onnxruntime
+
+        tried = try_repository(step, folder, description, inputs, context)
+        outcome = replace(tried, metrics={**outcome.metrics, **tried.metrics})
+    for path in folder.iterdir():
+        move_over(path, context.work_folder / path.name)
+    return outcome
+
+
+def _write_repository(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
+    """Writes what the step's shape needs, its description and its README."""
     description = WRITERS[step.shape](step, inputs, folder)
     description.write(folder)
     requirements = folder / REQUIREMENTS_NAME
@@ -70,15 +97,14 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
         step.server_path,
         lacks_packages=names_packages(requirements) and not brings_packages,
     )
-    check_written(folder)
-    context.progress.advance()
-    metrics = _measure(description, folder)
-    if not step.smoke:
-        return Outcome(metrics=metrics)
-    from llmopt.steps.package_smoke import try_repository  # noqa: PLC0415 - onnxruntime
+    return description
 
-    tried = try_repository(step, description, inputs, context)
-    return Outcome(metrics={**metrics, **tried.metrics}, timings=tried.timings)
+
+def move_over(source: Path, target: Path) -> None:
+    """Moves a file or folder in place of what an interrupted run may have left there."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
 
 
 def check_written(folder: Path) -> None:
@@ -145,14 +171,19 @@ def _write_vllm(step: PackageTriton, inputs: StepInputs, folder: Path) -> Triton
 
 
 def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
-    from llmopt.triton.ensemble_repository import (  # noqa: PLC0415 - transformers
-        EnsemblePlan,
-        write_ensemble,
-    )
+    from llmopt.triton.ensemble_repository import write_ensemble  # noqa: PLC0415 - transformers
+
+    options = make_options(step, choose_device(step, read_served(inputs["model"])))
+    return write_ensemble(folder, make_plan(step, inputs), options, step.release)
+
+
+def make_plan(step: PackageTriton, inputs: StepInputs) -> "EnsemblePlan":
+    """Returns what the step's ensemble is made of."""
+    from llmopt.triton.ensemble_repository import EnsemblePlan  # noqa: PLC0415 - transformers
 
     served = read_served(inputs["model"])
     assert step.task is not None
-    plan = EnsemblePlan(
+    return EnsemblePlan(
         task=step.task,
         source=inputs["model"].path,
         model=served.description,
@@ -165,9 +196,6 @@ def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> Tr
         response_cache=step.response_cache,
         threads=step.threads,
         warm_up=step.warm_up,
-    )
-    return write_ensemble(
-        folder, plan, make_options(step, choose_device(step, served)), step.release
     )
 
 

@@ -24,7 +24,7 @@ CACHE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class ServingOptions:
+class TrialOptions:
     """How a repository is served here.
 
     Attributes:
@@ -54,7 +54,7 @@ class ServedRepository:
     folder: Path
     description: TritonDescription
     server: TritonServer
-    options: ServingOptions
+    options: TrialOptions
     load_s: float
     overridden: tuple[str, ...]
     stand_ins: tuple[str, ...]
@@ -78,7 +78,7 @@ class ServedRepository:
 def serve_repository(
     folder: Path,
     description: TritonDescription,
-    options: ServingOptions,
+    options: TrialOptions,
     report: Callable[[str], None],
 ) -> Iterator[ServedRepository]:
     """Starts the server over a repository and loads its models, for a `with` block.
@@ -131,8 +131,13 @@ def check_servable_here(description: TritonDescription, *, on_cpu: bool) -> None
         )
 
 
+def describe_stand_ins(names: Iterable[str]) -> list[str]:
+    """Returns what a manifest says of backends that were not the server's own."""
+    return [f"llmopt's Python model stood in for the {name} backend" for name in names]
+
+
 def _load_models(
-    folder: Path, description: TritonDescription, server: TritonServer, options: ServingOptions
+    folder: Path, description: TritonDescription, server: TritonServer, options: TrialOptions
 ) -> tuple[str, ...]:
     """Loads every model, an ensemble after its steps; returns those with another config."""
     client = TritonClient.of(server, options.timeout_s)
@@ -146,7 +151,7 @@ def _load_models(
 
 
 def _list_requirements(
-    folder: Path, stand_ins: Iterable[str], options: ServingOptions
+    folder: Path, stand_ins: Iterable[str], options: TrialOptions
 ) -> tuple[str, ...]:
     """Lists what the models and backends need; without GPU the smaller onnxruntime does."""
     own = read_requirements(folder / REQUIREMENTS_NAME)

@@ -88,7 +88,7 @@ def test_an_encoder_s_outputs_are_held_against_the_export(
     )
     compared = "token_ids" if fills else "embedding"
     assert f"{compared}: as the model run directly" in str(outcome.metrics["answer_checked"])
-    assert outcome.metrics["answered_through_stand_ins"] == ["onnxruntime"]
+    assert "onnxruntime" in str(outcome.degraded)
 
 
 @pytest.fixture(scope="module")

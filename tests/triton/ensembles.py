@@ -23,8 +23,17 @@ MAX_BATCH_SIZE = 8
 BUCKETS = (8, 16, 32)
 
 
-def make_plan(folder: Path, task: str, **fields: Any) -> EnsemblePlan:
-    """Makes a small model in a folder and exports it for a task; returns how it is served."""
+def make_plan(
+    folder: Path, task: str, *, weights: str = "plain", dtype: str = "float32", **fields: Any
+) -> EnsemblePlan:
+    """Makes a small model in a folder and exports it for a task; returns how it is served.
+
+    Args:
+        folder: Is made.
+        task: Of the ensemble.
+        weights: Of an encoder's export; likewise `dtype`.
+        fields: Of the plan, where they are to be others.
+    """
     folder.mkdir()
     source = folder / "onnx"
     if task == "score":
@@ -35,7 +44,12 @@ def make_plan(folder: Path, task: str, **fields: Any) -> EnsemblePlan:
         tokenizer = make_bert(folder / "model")
         fills = task == "fill_mask"
         description = export_bert(
-            tokenizer, source, "fill_mask" if fills else "embed", masked_positions=fills
+            tokenizer,
+            source,
+            "fill_mask" if fills else "embed",
+            weights=weights,  # type: ignore[arg-type]
+            dtype=dtype,  # type: ignore[arg-type]
+            masked_positions=fills,
         )
     plan = EnsemblePlan(
         task=task,  # type: ignore[arg-type]
