@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from llmopt.artifacts.engine_description import EngineDescription
+from llmopt.artifacts.digest import digest_file
+from llmopt.artifacts.engine_description import ENGINE_NAME, EngineDescription
 from llmopt.artifacts.engine_settings import BackendName, EngineSettings
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import AxisRange, OptimizationProfile
@@ -54,8 +55,9 @@ def describe_engine(
     profiles: dict[str, dict[str, tuple[int, int, int]]] | None = None,
     **changes: Any,
 ) -> Path:
-    """Writes the description of an engine that need not be there."""
+    """Writes the description of an engine, and a file in its place."""
     folder.mkdir(parents=True)
+    (folder / ENGINE_NAME).write_bytes(b"plan")
     named = {"prefill": PREFILL, "decode": DECODE} if profiles is None else profiles
     EngineDescription(
         backend=backend,
@@ -72,6 +74,6 @@ def describe_engine(
         settings=EngineSettings(),
         onnx_sha256="0" * 64,
         weights_sha256=None,
-        engine_sha256="1" * 64,
+        engine_sha256=digest_file(folder / ENGINE_NAME),
     ).write(folder)
     return folder

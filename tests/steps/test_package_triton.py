@@ -94,7 +94,6 @@ def test_the_export_s_own_tokenizer_stands_in_for_one_that_is_not_named(
 
 def test_a_generating_engine_brings_its_tensorrt_and_driver(model: Path, tmp_path: Path) -> None:
     engine = describe_engine(tmp_path / "engine", "tensorrt_rtx", "1.7.0", vocab_size=VOCAB_SIZE)
-    (engine / "model.engine").write_bytes(b"plan")
     run(make_step(), given("tensorrt_engine", engine, model), tmp_path / "repo")
     version_folder = tmp_path / "repo" / "apparel" / "1"
     assert (version_folder / "model.engine").read_bytes() == b"plan"

@@ -119,7 +119,8 @@ def find_requirement_faults(repository: Repository) -> Iterator[Finding]:
     by_name = {_read_name(line): line for line in lines if line}
     pin = by_name.get("numpy", "")
     old = release.release <= LAST_NUMPY_1
-    if old and not any(part in pin.replace(" ", "") for part in NUMPY_1_PINS):
+    runs_python = any(model.backend == "python" for model in repository.models.values())
+    if old and runs_python and not any(part in pin.replace(" ", "") for part in NUMPY_1_PINS):
         yield Fault(
             "",
             REQUIREMENTS_NAME,
