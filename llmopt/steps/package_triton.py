@@ -38,12 +38,14 @@ SHAPES_OF_FIELDS: dict[str, tuple[RepositoryShape, ...]] = {
     "pack_environment": ("generate", "ensemble"),
     "environment_path": ("generate", "ensemble"),
     "engine_args": ("vllm",),
+    "smoke": ("generate", "ensemble"),
 }
 WHY_NOT = {
     "response_cache": "the server caches no answers of models that stream",
     "max_queue_delay_ms": "such a model batches its requests itself, token by token",
     "preferred_batch_sizes": "such a model batches its requests itself, token by token",
     "gpus": "vLLM takes the GPUs that it sees; set tensor_parallel_size in engine_args",
+    "smoke": "the server that can be had here has no vllm backend",
     "max_batch_size": "vLLM has max_num_seqs; set it in engine_args",
 }
 
@@ -163,6 +165,12 @@ class PackageTriton(StepBase):
     engine_args: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="vllm: arguments of its engine, such as {max_model_len: 4096}.",
+    )
+
+    smoke: bool = Field(
+        False,
+        description="Start the real server over the repository, ask it, and hold its answers "
+        "against the export run directly; llmopt doctor says whether it is here.",
     )
 
     @field_validator("model_name")

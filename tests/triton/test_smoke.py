@@ -17,9 +17,10 @@ from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
 from llmopt.triton.model_config import read_config, write_config
 from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.served_repository import TrialOptions
 from llmopt.triton.server import TritonServer
 from llmopt.triton.server_distribution import ServerDistribution
-from llmopt.triton.smoke import SmokeOptions, SmokeReport, smoke_repository
+from llmopt.triton.smoke import SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected, ask_ensemble
 from tests.triton.decoders import ExportedDecoder
 from tests.triton.generate_repository import add_generate_model
@@ -49,7 +50,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def smoke(
     folder: Path, description: TritonDescription, expected: Expected, **options: object
 ) -> SmokeReport:
-    settings = replace(SmokeOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
+    settings = replace(TrialOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
     return smoke_repository(folder, description, expected, settings, print)
 
 
