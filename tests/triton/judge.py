@@ -21,11 +21,11 @@ LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 15.0
 # It starts whatever fails, and then tells each model's state and reason.
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
-NO_BACKEND = "unable to find backend library"
+NO_BACKEND = re.compile(r"unable to find backend library for backend '(tensorrt|vllm)'")
 MAX_CHARACTERS = 300
-# Where a message comes from: in the build of protobuf, or in the folder of backends.
-PLACES = re.compile(r"\[libprotobuf ERROR \S+\] |\S*/llmopt-backends-\w+/")
-NOISE = ("failed to load all models", "CUDA driver version is insufficient")
+# Where a message comes from: a place in the build of protobuf, or a trace of Python.
+PLACES = re.compile(r"\[libprotobuf ERROR \S+\] | At: .*$")
+NOISE = ("Internal: failed to load all models", "CUDA driver version is insufficient")
 # What this server can't tell, and why.
 UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
@@ -142,15 +142,15 @@ def judge_repository(repository: Path, base: str, environment: ModelEnvironment)
     except InputError as error:
         hangs = "was not ready within" in error.message
         verdict = Verdict("hangs" if hangs else "refused", error.message)
-    text = PLACES.sub("", verdict.says.replace(str(repository), "REPOSITORY"))
-    return Verdict(verdict.verdict, " ".join(text.split())[:MAX_CHARACTERS])
+    text = " ".join(verdict.says.replace(str(repository), "REPOSITORY").split())
+    return Verdict(verdict.verdict, PLACES.sub("", text)[:MAX_CHARACTERS])
 
 
 def _judge_running(server: TritonServer, base: str) -> Verdict:
     reasons = _list_refusals(server)
     if reasons:
         text = "; ".join(reasons)
-        return Verdict("not judged" if NO_BACKEND in text else "refused", text)
+        return Verdict("not judged" if NO_BACKEND.search(text) else "refused", text)
     question = QUESTIONS[base]
     with GrpcClient(server.grpc_address, ANSWER_TIMEOUT_S) as client:
         try:

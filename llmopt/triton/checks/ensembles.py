@@ -217,20 +217,3 @@ def find_circle_faults(repository: Repository, model: ServedModel) -> Iterator[F
             "no ensemble may hold itself, at any depth",
             "remove the step",
         )
-
-
-def find_decoupled_faults(repository: Repository, model: ServedModel) -> Iterator[Finding]:
-    """Judges whether an ensemble says that its answers stream where a step's do."""
-    used = [
-        repository.models[step.model_name]
-        for step in model.config.ensemble_scheduling.step
-        if step.model_name in repository.models
-    ]
-    streaming = [m.name for m in used if m.config.model_transaction_policy.decoupled]
-    if streaming and not model.config.model_transaction_policy.decoupled:
-        yield model.fault(
-            "model_transaction_policy.decoupled",
-            "is false",
-            f"its step {streaming[0]} is decoupled, and so is the ensemble then",
-            "set it to true, so that clients see it",
-        )

@@ -64,6 +64,13 @@ HARMLESS = (
         ),
     ),
     _harmless(
+        "an ensemble that takes the whole shape",
+        "words",
+        in_config("words", "max_batch_size: 8", "max_batch_size: 0"),
+        in_config("words", "dims: [ 1 ]", "dims: [ -1, 1 ]"),
+        in_config("words", "dims: [ 3 ]", "dims: [ -1, 3 ]"),
+    ),
+    _harmless(
         "a step that takes the whole shape",
         "words",
         in_config("reader", "max_batch_size: 8", "max_batch_size: 0"),
