@@ -26,6 +26,12 @@ FILE_MISTAKES = (
         "checkpoints/config.pbtxt is missing; every folder of the repository is taken for a model",
     ),
     Mistake(
+        "a hidden folder beside the models",
+        "words",
+        (write(".git/HEAD", "ref: refs/heads/main"),),
+        ".git/config.pbtxt is missing; every folder of the repository is taken for a model",
+    ),
+    Mistake(
         "no version folder",
         "words",
         (rename("scorer/1", "scorer/latest"),),
