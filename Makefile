@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
+WORKERS ?= 2  # processes of `make test`, each computing on one thread
 
 .PHONY: setup tritonserver demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env optimum-onnx-env onnxruntime-genai-env check format reference freeze
 
@@ -21,7 +22,7 @@ demo: setup tritonserver
 	$(BIN)/llmopt run recipes/quickstart.yaml
 
 test: setup tritonserver
-	$(BIN)/python -m pytest -m 'not full and not vllm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not full and not vllm'
 
 test-full: setup tritonserver lm-eval-env triton-env
 	$(BIN)/python -m pytest -m full

@@ -61,6 +61,8 @@ FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("_pct",), "{:+.2f} %".format),
     (("agreement", "_share", "exact_match", "accuracy", "accuracy_change"), _format_share),
     (("_db",), "{:.1f} dB".format),
+    (("_per_s",), "{:,.1f}/s".format),
+    (("_ms",), "{:,.1f} ms".format),
     (("_s",), format_seconds),
     (("_mse",), "{:.2e}".format),
     (("perplexity",), "{:,.3f}".format),

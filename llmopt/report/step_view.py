@@ -30,7 +30,7 @@ from llmopt.report.plots import Bar, BarPlot, ScatterPlot
 TOKENIZER_NAME = "tokenizer.json"
 DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 # What a category's bar shows: the first of these that was measured.
-BAR_METRICS = ("kl_mean", "accuracy", "perplexity")
+BAR_METRICS = ("kl_mean", "accuracy", "perplexity", "tokens_per_s", "requests_per_s")
 HIDDEN_COLUMNS = {"nll", "kl_p99"}
 FIRST_COLUMNS = (
     "kl_mean",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from llmopt.artifacts.engine_description import EngineDescription, read_engine_description
 from llmopt.artifacts.onnx_description import OnnxDescription, read_onnx_description
-from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.artifacts.triton_description import RepositoryShape
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import SUPPORTED_MODEL_TYPES, read_raw_config
@@ -19,7 +18,13 @@ from llmopt.serving.stored_weights import describe_checkpoint
 from llmopt.serving.target import Target
 from llmopt.steps.base import ResolvedInput, StepInputs
 from llmopt.steps.package_coming import check_coming
-from llmopt.steps.package_release import check_opset, check_plan_backend, check_plan_version
+from llmopt.steps.package_release import check_opset, check_plan_version
+from llmopt.triton.ensemble_rules import (
+    check_buckets,
+    check_ensemble_backend,
+    check_ensemble_model,
+    choose_buckets,
+)
 from llmopt.triton.generate_model import GenerateSettings, check_generates
 
 if TYPE_CHECKING:
@@ -30,7 +35,6 @@ KINDS: dict[RepositoryShape, tuple[str, ...]] = {
     "ensemble": ("onnx_model", "tensorrt_engine"),
     "vllm": ("checkpoint", "quantized_checkpoint"),
 }
-SHORTEST_BUCKET = 16
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,7 @@ def check_served(step: "PackageTriton", served: ServedModel) -> None:
         check_generates(settings)
         check_answer_length(step, settings)
     else:
-        check_task(step, served)
-        check_buckets(step, served)
+        check_ensemble(step, served)
 
 
 def choose_device(step: "PackageTriton", served: ServedModel) -> Literal["cpu", "cuda"]:
@@ -165,75 +168,19 @@ def check_engine(step: "PackageTriton", name: str, engine: EngineDescription) ->
         raise IncompatibleError(
             f"{name} is a TensorRT engine, which runs on no CPU", remedy="set device: cuda"
         )
-    if step.shape != "ensemble":
-        return  # a Python model brings its own TensorRT
-    check_plan_backend(name, engine.backend)
-    check_plan_version(step, name, engine.tensorrt_version)
+    if step.shape == "ensemble" and engine.backend == "tensorrt":
+        check_plan_version(step, name, engine.tensorrt_version)
 
 
-def check_task(step: "PackageTriton", served: ServedModel) -> None:
-    """Refuses an ensemble's task that the export does not compute."""
-    model, name = served.description, served.name
-    if step.task == "score":
-        if model.task != "generate" or model.kv_cache or not model.last_token_logits:
-            raise IncompatibleError(
-                f"task score needs a decoder's last logits from one pass; {name} was exported for "
-                f"{model.task} with kv_cache: {_yaml(model.kv_cache)}, last_token_logits: "
-                f"{_yaml(model.last_token_logits)}",
-                remedy="export a decoder with kv_cache: false and last_token_logits: true",
-            )
-    elif model.task != step.task:
-        raise IncompatibleError(
-            f"task is {step.task}, but {name} was exported for {model.task}",
-            remedy=f"set task: {model.task}"
-            if model.task != "generate"
-            else "set task: score, or use shape: generate",
-        )
-
-
-def choose_buckets(step: "PackageTriton", served: ServedModel) -> tuple[int, ...]:
-    """Returns the lengths that texts are padded to: those asked for, else the profiles' grid."""
-    if step.buckets:
-        return step.buckets
-    if served.engine is not None:
-        return tuple(sorted({p.axes["sequence"].max for p in served.engine.profiles}))
-    longest = served.description.max_position_embeddings
-    doubled = []
-    size = SHORTEST_BUCKET
-    while size < longest:
-        doubled.append(size)
-        size *= 2
-    return (*doubled, longest)
-
-
-def check_buckets(step: "PackageTriton", served: ServedModel) -> None:
-    """Refuses lengths beyond the model's positions or outside the engine's profiles."""
-    limit = served.description.max_position_embeddings
-    for size in step.buckets:
-        if size > limit:
-            raise IncompatibleError(
-                f"buckets holds {size}, beyond {served.name}'s max_position_embeddings {limit}",
-                remedy=f"leave out what is above {limit}",
-            )
-    if served.engine is not None:
-        for size in choose_buckets(step, served):
-            check_bucket(step, size, served.engine.profiles)
-
-
-def check_bucket(
-    step: "PackageTriton", size: int, profiles: tuple[OptimizationProfile, ...]
-) -> None:
-    """Refuses a length at which no profile takes every batch up to max_batch_size."""
-    for rows in (1, step.max_batch_size):
-        if not any(profile.contains({"batch": rows, "sequence": size}) for profile in profiles):
-            ranges = "; ".join(
-                f"{p.name}: batch {p.axes['batch']}, sequence {p.axes['sequence']}"
-                for p in profiles
-            )
-            raise IncompatibleError(
-                f"no profile of the engine takes {rows} rows of bucket {size} ({ranges})",
-                remedy="set buckets and max_batch_size to what the profiles take",
-            )
+def check_ensemble(step: "PackageTriton", served: ServedModel) -> None:
+    """Judges what an ensemble is to be made of."""
+    assert step.task is not None
+    model, engine = served.description, served.engine
+    check_ensemble_model(step.task, model)
+    check_ensemble_backend(model, engine)
+    profiles = () if engine is None else engine.profiles
+    buckets = step.buckets or choose_buckets(model, profiles)
+    check_buckets(buckets, model, profiles, step.max_batch_size)
 
 
 def check_checkpoint(step: "PackageTriton", model: ResolvedInput, target: Target | None) -> None:
@@ -254,7 +201,3 @@ def make_vllm_target(step: "PackageTriton", target: Target | None) -> Target:
         field: step.engine_args[name] for field, name in named.items() if name in step.engine_args
     }
     return Target.model_validate({**fields, "runtime": "vllm", **said})
-
-
-def _yaml(value: bool) -> str:  # noqa: FBT001 - what is written is its name
-    return str(value).lower()

@@ -10,9 +10,10 @@ from llmopt.serving.vllm_scheme_rules import SERVED_BITS
 from llmopt.steps.base import StepBase
 from llmopt.steps.build_tensorrt import BuildTensorrt
 from llmopt.steps.export_onnx import ExportOnnx
-from llmopt.steps.package_release import check_opset, check_plan_backend, check_plan_version
+from llmopt.steps.package_release import check_opset, check_plan_version
 from llmopt.steps.quantize_fields import QuantizeFields
 from llmopt.steps.quantize_gptq import QuantizeGptq
+from llmopt.triton.ensemble_rules import EXPORTS
 
 if TYPE_CHECKING:
     from llmopt.steps.package_triton import PackageTriton
@@ -52,15 +53,28 @@ def _check_coming_export(step: "PackageTriton", name: str, maker: ExportOnnx) ->
                 f"{name} is to be exported in bfloat16, which numpy lacks",
                 remedy=f"set dtype: float32 or float16 in {name}",
             )
-    elif maker.task is not None and maker.task != step.task:
+    else:
+        _check_coming_pass(step, name, maker)
+
+
+def _check_coming_pass(step: "PackageTriton", name: str, maker: ExportOnnx) -> None:
+    """Refuses an export that an ensemble could not run in one pass, or not through its backend."""
+    assert step.task is not None
+    fits = {
+        "score": maker.task is None and not maker.kv_cache and maker.last_token_logits,
+        "embed": maker.task in (None, "embed"),
+        "fill_mask": maker.task in (None, "fill_mask") and maker.masked_positions,
+    }
+    if not fits[step.task]:
         raise IncompatibleError(
-            f"task is {step.task}, but {name} is to be exported for {maker.task}",
-            remedy=f"set the same task in {name}",
+            f"an ensemble with task: {step.task} can't serve what {name} is to export",
+            remedy=f"let {name} export {EXPORTS[step.task]}",
         )
-    elif step.task == "score" and (maker.kv_cache or not maker.last_token_logits):
+    if maker.weights == "qdq_int4":
         raise IncompatibleError(
-            f"task score needs the last logits of one pass, which {name} is not to be exported for",
-            remedy=f"set kv_cache: false and last_token_logits: true in {name}",
+            f"{name} is to export weights: qdq_int4, which Triton's onnxruntime backend would not "
+            "compute as it was checked: it passes no session options on",
+            remedy=f"set weights: matmulnbits or dequantised in {name}",
         )
 
 
@@ -71,15 +85,17 @@ def _check_coming_engine(step: "PackageTriton", name: str, maker: BuildTensorrt)
         )
     if step.shape != "ensemble":
         return
-    if maker.backend != "auto":
-        check_plan_backend(name, maker.backend)
+    if maker.backend == "tensorrt_rtx":
+        raise IncompatibleError(
+            f"{name} is to be an engine of tensorrt_rtx, which Triton's tensorrt backend does not "
+            "load",
+            remedy=f"set backend: tensorrt in {name}, or use shape: generate",
+        )
     if maker.tensorrt_version is not None:
         check_plan_version(step, name, maker.tensorrt_version)
-    largest = max((size for size, _ in _sequence_ranges(maker)), default=None)
+    ranges = list(_sequence_ranges(maker))
     for size in step.buckets:
-        if largest is not None and not any(
-            low <= size <= high for high, low in _sequence_ranges(maker)
-        ):
+        if ranges and not any(low <= size <= high for low, high in ranges):
             raise IncompatibleError(
                 f"buckets holds {size}, which no profile of {name} takes",
                 remedy=f"add it to the profiles of {name}, or leave it out",
@@ -87,11 +103,11 @@ def _check_coming_engine(step: "PackageTriton", name: str, maker: BuildTensorrt)
 
 
 def _sequence_ranges(maker: BuildTensorrt) -> Iterator[tuple[int, int]]:
-    """Yields (max, min) of each profile's sequence, where it is written as an axis."""
+    """Yields (min, max) of each profile's sequence, where it is written as an axis."""
     for entries in read_entries(maker.profiles).values():
         low, _, high = entries.get("sequence", (None, None, None))
         if isinstance(low, int) and isinstance(high, int):
-            yield high, low
+            yield low, high
 
 
 def _check_coming_weights(name: str, maker: QuantizeFields) -> None:

@@ -9,17 +9,6 @@ if TYPE_CHECKING:
     from llmopt.steps.package_triton import PackageTriton
 
 
-def check_plan_backend(name: str, backend: str) -> None:
-    """Refuses TensorRT-RTX under the server's tensorrt backend."""
-    if backend != "tensorrt":
-        raise IncompatibleError(
-            f"{name} is an engine of {backend}, which Triton's tensorrt backend does not load: an "
-            "ensemble's engine is of backend tensorrt",
-            remedy="build it with backend: tensorrt, or use shape: generate, whose Python model "
-            "runs engines of tensorrt_rtx",
-        )
-
-
 def check_plan_version(step: "PackageTriton", name: str, version: str) -> None:
     """Refuses a plan of another TensorRT than the release's, where that one is known."""
     wanted = step.release.tensorrt

@@ -1,6 +1,9 @@
 """The run of `package.triton`; imports protobuf, so only the step's `run()` imports it."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -8,8 +11,10 @@ from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.files import folder_size_bytes
 from llmopt.artifacts.onnx_description import MODEL_NAME
 from llmopt.artifacts.triton_description import (
+    REQUIREMENTS_NAME,
     EngineFacts,
     RepositoryModel,
+    RepositoryShape,
     TritonDescription,
 )
 from llmopt.checkpoint.model_config import read_raw_config
@@ -23,27 +28,59 @@ from llmopt.steps.package_checks import (
 )
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.generate_repository import GenerateParts, write_generate
+from llmopt.triton.packed_environment import (
+    PACKED_NAME,
+    PACKED_PATH,
+    find_python,
+    pack_environment,
+)
 from llmopt.triton.repository import (
     Device,
     RateLimit,
     ServingOptions,
+    names_packages,
     write_requirements,
 )
 from llmopt.triton.repository_readme import write_readme
+from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
+if TYPE_CHECKING:
+    from llmopt.triton.ensemble_repository import EnsemblePlan
+
+US_PER_MS = 1000
 PROMPT = "裏地付きジャケットの縫製手順を説明してください。"
 
 
 def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) -> Outcome:
     """Writes the repository of the step's shape, its description and its README."""
+    folder = context.work_folder
+    if step.smoke:
+        require_server()
+    if step.pack_environment:
+        find_python(step.release.python)
     context.progress.start(f"writing the repository of {step.served_name}", 1)
-    write = {"generate": _write_generate, "vllm": _write_vllm}[step.shape]
-    description = write(step, inputs, context.work_folder)
-    description.write(context.work_folder)
-    write_readme(context.work_folder, description, step.release, step.server_path)
+    description = WRITERS[step.shape](step, inputs, folder)
+    description.write(folder)
+    requirements = folder / REQUIREMENTS_NAME
+    if step.pack_environment:
+        pack_environment(requirements, step.release.python, folder / PACKED_NAME)
+    brings_packages = step.pack_environment or step.environment_path is not None
+    write_readme(
+        folder,
+        description,
+        step.release,
+        step.server_path,
+        lacks_packages=names_packages(requirements) and not brings_packages,
+    )
     context.progress.advance()
-    return Outcome(metrics=_measure(description, context.work_folder))
+    metrics = _measure(description, folder)
+    if not step.smoke:
+        return Outcome(metrics=metrics)
+    from llmopt.steps.package_smoke import try_repository  # noqa: PLC0415 - onnxruntime
+
+    tried = try_repository(step, description, inputs, context)
+    return replace(tried, metrics={**metrics, **tried.metrics})
 
 
 def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValue]:
@@ -65,7 +102,7 @@ def _write_generate(step: PackageTriton, inputs: StepInputs, folder: Path) -> Tr
         source=model.path,
         settings=make_generate_settings(step, served),
         engine=served.engine,
-        tokenizer=_locate_tokenizer(inputs),
+        tokenizer=locate_tokenizer(inputs),
         cuda_driver=None if served.engine is None else Path(cuda_driver.__file__),
     )
     write_generate(folder, parts, make_options(step, device), step.release)
@@ -94,6 +131,44 @@ def _write_vllm(step: PackageTriton, inputs: StepInputs, folder: Path) -> Triton
     return _describe(step, (model,), "cuda", None, None)
 
 
+def _write_ensemble(step: PackageTriton, inputs: StepInputs, folder: Path) -> TritonDescription:
+    from llmopt.triton.ensemble_repository import write_ensemble  # noqa: PLC0415 - transformers
+
+    options = make_options(step, choose_device(step, read_served(inputs["model"])))
+    return write_ensemble(folder, make_plan(step, inputs), options, step.release)
+
+
+def make_plan(step: PackageTriton, inputs: StepInputs) -> "EnsemblePlan":
+    """Returns what the step's ensemble is made of."""
+    from llmopt.triton.ensemble_repository import EnsemblePlan  # noqa: PLC0415 - transformers
+
+    served = read_served(inputs["model"])
+    assert step.task is not None
+    return EnsemblePlan(
+        task=step.task,
+        source=inputs["model"].path,
+        model=served.description,
+        engine=served.engine,
+        tokenizer=locate_tokenizer(inputs),
+        max_batch_size=step.max_batch_size,
+        max_queue_delay_us=round(step.max_queue_delay_ms * US_PER_MS),
+        buckets=step.buckets,
+        preferred_batch_sizes=step.preferred_batch_sizes,
+        response_cache=step.response_cache,
+        threads=step.threads,
+        warm_up=step.warm_up,
+    )
+
+
+WRITERS: Mapping[
+    RepositoryShape, Callable[[PackageTriton, StepInputs, Path], TritonDescription]
+] = {
+    "generate": _write_generate,
+    "ensemble": _write_ensemble,
+    "vllm": _write_vllm,
+}
+
+
 def _is_bitsandbytes(checkpoint: Path) -> bool:
     stored = read_raw_config(checkpoint).get("quantization_config") or {}
     return isinstance(stored, dict) and stored.get("quant_method") == "bitsandbytes"
@@ -111,11 +186,12 @@ def make_options(step: PackageTriton, device: Device) -> ServingOptions:
         instances=step.instances,
         rate_limit=None if limiter is None else RateLimit(limiter.resources, limiter.priority),
         parameters=step.parameters,
-        environment=step.environment_path,
+        environment=PACKED_PATH if step.pack_environment else step.environment_path,
     )
 
 
-def _locate_tokenizer(inputs: StepInputs) -> Path:
+def locate_tokenizer(inputs: StepInputs) -> Path:
+    """Returns the folder of the tokenizer: the export's own where none is named."""
     return (inputs["tokenizer"] if "tokenizer" in inputs else inputs["model"]).path
 
 

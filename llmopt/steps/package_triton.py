@@ -35,14 +35,17 @@ SHAPES_OF_FIELDS: dict[str, tuple[RepositoryShape, ...]] = {
     "response_cache": ("ensemble",),
     "rate_limiter": ("generate", "ensemble"),
     "threads": ("generate", "ensemble"),
+    "pack_environment": ("generate", "ensemble"),
     "environment_path": ("generate", "ensemble"),
     "engine_args": ("vllm",),
+    "smoke": ("generate", "ensemble"),
 }
 WHY_NOT = {
     "response_cache": "the server caches no answers of models that stream",
     "max_queue_delay_ms": "such a model batches its requests itself, token by token",
     "preferred_batch_sizes": "such a model batches its requests itself, token by token",
     "gpus": "vLLM takes the GPUs that it sees; set tensor_parallel_size in engine_args",
+    "smoke": "the server that can be had here has no vllm backend",
     "max_batch_size": "vLLM has max_num_seqs; set it in engine_args",
 }
 
@@ -144,6 +147,11 @@ class PackageTriton(StepBase):
     triton_release: str = Field(
         "24.10", description="The server's release, whose versions are checked against."
     )
+    pack_environment: bool = Field(
+        False,
+        description="Pack the Python environment of requirements.txt into the repository; needs "
+        "the release's Python here, and packages from an index.",
+    )
     environment_path: str | None = Field(
         None,
         description="Where the server finds the Python environment of requirements.txt, a folder "
@@ -157,6 +165,12 @@ class PackageTriton(StepBase):
     engine_args: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="vllm: arguments of its engine, such as {max_model_len: 4096}.",
+    )
+
+    smoke: bool = Field(
+        False,
+        description="Start the real server over the repository, ask it, and hold its answers "
+        "against the export run directly; llmopt doctor says whether it is here.",
     )
 
     @field_validator("model_name")
@@ -214,6 +228,8 @@ class PackageTriton(StepBase):
             raise ValueError(
                 f"preferred_batch_sizes holds {over[0]}, above max_batch_size {self.max_batch_size}"
             )
+        if self.pack_environment and self.environment_path is not None:
+            raise ValueError("give pack_environment or environment_path, not both")
         if self.device == "cpu" and self.gpus:
             raise ValueError(f"gpus names {list(self.gpus)}, but device is cpu")
         if isinstance(self.version_policy, tuple) and self.version not in self.version_policy:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from llmopt.steps.base import StepBase
 from llmopt.steps.bench_onnx import BenchOnnx
+from llmopt.steps.bench_triton import BenchTriton
 from llmopt.steps.build_tensorrt import BuildTensorrt
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
@@ -34,7 +35,8 @@ Step = Annotated[
     | ExportOnnx
     | BenchOnnx
     | BuildTensorrt
-    | PackageTriton,
+    | PackageTriton
+    | BenchTriton,
     Field(discriminator="uses"),
 ]
 

@@ -106,6 +106,11 @@ class EnsemblePlan:
         """The buckets."""
         return self.buckets or choose_buckets(self.model, self.profiles)
 
+    @property
+    def num_answer_tokens(self) -> int:
+        """How many tokens are returned, where the vocabulary has so many."""
+        return min(self.num_tokens, self.model.vocab_size)
+
 
 def check_ensemble(plan: EnsemblePlan) -> None:
     """Refuses an ensemble that would not load, or not answer as the model does.
@@ -139,6 +144,7 @@ def write_ensemble(
     """
     check_ensemble(plan)
     tokenizer = EnsembleTokenizer.open(plan.tokenizer)
+    requirements = (NUMPY_REQUIREMENT, *tokenizer.list_requirements())
     writer = _EnsembleWriter(repository, plan, options, tokenizer)
     writer.write_tokenizer()
     writer.write_engine()
@@ -147,7 +153,7 @@ def write_ensemble(
     write_requirements(
         repository,
         f"the Python {release.python} that serves {options.model_name} in {release.image}",
-        (NUMPY_REQUIREMENT, *tokenizer.list_requirements()),
+        requirements,
     )
     return writer.describe(release)
 
@@ -168,7 +174,6 @@ class _EnsembleWriter:
         self._beside = replace(
             options, device="cpu", gpus=(), instances=1, rate_limit=None, parameters={}
         )
-        self._num_tokens = min(plan.num_tokens, plan.model.vocab_size)
         self._engine_inputs = tuple(_with_row_axis(spec) for spec in plan.model.inputs)
         masks = [s for s in self._engine_inputs if s.name == MASK and plan.task == "embed"]
         self._handed_on = (*plan.model.outputs, *masks)
@@ -216,7 +221,7 @@ class _EnsembleWriter:
         config = self._make_config("postprocessor", "python", self._handed_on, outputs)
         version_folder = self._write_model(config, self._beside)
         _copy_modules(POSTPROCESSOR_MODULES, version_folder)
-        settings = {"task": self._plan.task, "num_tokens": self._num_tokens}
+        settings = {"task": self._plan.task, "num_tokens": self._plan.num_answer_tokens}
         _write_json(version_folder / SETTINGS_NAME, settings)
         if self._plan.task != "embed":
             texts = self._tokenizer.list_texts(self._plan.model.vocab_size)
@@ -282,7 +287,7 @@ class _EnsembleWriter:
         if self._plan.task == "embed":
             width = self._plan.model.outputs[0].axes[-1].size
             return (make_spec("embedding", "float32", batch=DYNAMIC, hidden=width),)
-        tokens = {"batch": DYNAMIC, "tokens": self._num_tokens}
+        tokens = {"batch": DYNAMIC, "tokens": self._plan.num_answer_tokens}
         return (
             make_spec("text_output", "string", batch=DYNAMIC, one=1),
             make_spec("tokens", "string", **tokens),

@@ -1,6 +1,5 @@
 """The tokenizer's part of an ensemble: its files, what it needs installed, its numbers."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,27 +96,24 @@ class EnsembleTokenizer:
         """
         if self.is_file:
             return ("tokenizers",)
-        words, dictionary = self._read_word_splitter()
-        if words is None:
+        if type(self.tokenizer).__name__ != "BertJapaneseTokenizer":
             return (TRANSFORMERS,)
-        package = MECAB_DICTIONARIES.get(dictionary) if words == MECAB else None
-        if package is None:
+        words = self._list_word_splitter()
+        pieces = self.tokenizer.subword_tokenizer_type
+        return (TRANSFORMERS, *words, *(("sentencepiece",) if pieces == "sentencepiece" else ()))
+
+    def _list_word_splitter(self) -> tuple[str, ...]:
+        """Lists what splits Japanese text into words: a program and its dictionary."""
+        splitter = self.tokenizer.word_tokenizer_type
+        if splitter == "basic":
+            return ()
+        given = (self.tokenizer.mecab_kwargs or {}).get("mecab_dic", DEFAULT_DICTIONARY)
+        dictionary = MECAB_DICTIONARIES.get(given) if splitter == MECAB else None
+        if dictionary is None:
+            with_dictionary = f" and the dictionary {given}" if splitter == MECAB else ""
             raise IncompatibleError(
-                f"the tokenizer of {self.folder} splits words with {words} and the dictionary "
-                f"{dictionary}; an ensemble takes {MECAB} with "
-                f"{' or '.join(MECAB_DICTIONARIES)}",
+                f"the tokenizer of {self.folder} splits words with {splitter}{with_dictionary}; "
+                f"an ensemble takes {MECAB} with {' or '.join(MECAB_DICTIONARIES)}",
                 remedy="use a tokenizer with one of them, or one with a tokenizer.json",
             )
-        return (TRANSFORMERS, "fugashi", package)
-
-    def _read_word_splitter(self) -> tuple[str | None, str]:
-        """Returns what splits Japanese text into words, None for no such thing; the dictionary."""
-        path = self.folder / "tokenizer_config.json"
-        raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if type(self.tokenizer).__name__ != "BertJapaneseTokenizer":
-            return None, ""
-        given = raw.get("mecab_kwargs") or {}
-        words = raw.get("word_tokenizer_type", "basic")
-        return (
-            (None, "") if words == "basic" else (words, given.get("mecab_dic", DEFAULT_DICTIONARY))
-        )
+        return ("fugashi", dictionary)

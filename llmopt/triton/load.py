@@ -141,7 +141,7 @@ def ask_generating(server: TritonServer, model: str, max_tokens: int) -> OpenAsk
     return open_asker
 
 
-def ask_scoring(server: TritonServer, model: str, input_name: str) -> OpenAsker:
+def ask_once(server: TritonServer, model: str, input_name: str) -> OpenAsker:
     """Returns a way to ask a model that answers a text at once, over gRPC, a batch of one."""
 
     @contextmanager

@@ -111,6 +111,12 @@ def add_parameters(config: ModelConfig, options: ServingOptions, *, is_python: b
         config.parameters[key].string_value = value
 
 
+def names_packages(requirements: Path) -> bool:
+    """Tells whether a requirements.txt asks for any package."""
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    return any(line and not line.startswith("#") for line in lines)
+
+
 def write_requirements(repository: Path, header: str, requirements: tuple[str, ...]) -> Path:
     """Writes requirements.txt: a line on what it is for, and a package a line."""
     path = repository / REQUIREMENTS_NAME

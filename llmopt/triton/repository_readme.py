@@ -34,15 +34,21 @@ curl -s localhost:8000/v2/models/{name}/{method} \\
 
 
 def write_readme(
-    repository: Path, description: TritonDescription, release: TritonRelease, mount: str
+    repository: Path,
+    description: TritonDescription,
+    release: TritonRelease,
+    mount: str,
+    *,
+    lacks_packages: bool,
 ) -> None:
     """Writes README.md.
 
     Args:
-        repository: Where requirements.txt stands already.
+        repository: Where it goes.
         description: What is served.
         release: Whose container serves it.
         mount: Where the repository is mounted on the server.
+        lacks_packages: Whether the container's Python needs what requirements.txt names.
     """
     is_single_pass = description.shape == "ensemble"
     text = TEMPLATE.format(
@@ -55,19 +61,17 @@ def write_readme(
         gpus="--gpus all " if description.device == "cuda" else "",
         mount=mount,
         image=release.vllm_image if description.shape == "vllm" else release.image,
-        start=_write_start(repository, mount),
+        start=_write_start(mount, lacks_packages=lacks_packages),
         method="infer" if is_single_pass else "generate",
         body=shlex.quote(json.dumps(_make_request(description), ensure_ascii=False)),
     )
     (repository / README_NAME).write_text(text, encoding="utf-8")
 
 
-def _write_start(repository: Path, mount: str) -> str:
+def _write_start(mount: str, *, lacks_packages: bool) -> str:
     start = f"tritonserver --model-repository={mount}"
-    lines = (repository / REQUIREMENTS_NAME).read_text(encoding="utf-8").splitlines()
-    if all(line.startswith("#") for line in lines):
+    if not lacks_packages:
         return start
-    # The container's Python lacks what is named there.
     return f'bash -c "pip install -q -r {mount}/{REQUIREMENTS_NAME} && {start}"'
 
 

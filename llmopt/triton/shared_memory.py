@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies on Linux
-PREFIX = "triton_python_backend_shm_region_"
+# Backends that are written in Python have their own name in it.
+REGIONS = "triton_*_backend_shm_region_*"
 SECOND_LOOK_S = 0.2  # a region is made a moment before it is mapped
 
 
@@ -28,7 +29,7 @@ def remove_dead_regions() -> list[Path]:
 def find_dead_regions() -> set[Path]:
     """Finds this user's regions that no process has mapped now."""
     # The regions first: one that appears later can't be taken for unmapped.
-    regions = {path for path in SHARED_MEMORY.glob(f"{PREFIX}*") if _is_own(path)}
+    regions = {path for path in SHARED_MEMORY.glob(REGIONS) if _is_own(path)}
     return regions - set(_list_mapped_regions()) if regions else set()
 
 
@@ -40,7 +41,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _list_mapped_regions() -> Iterator[Path]:
-    start = str(SHARED_MEMORY / PREFIX)
+    start = f"{SHARED_MEMORY}/triton_"
     for process in Path("/proc").glob("[0-9]*"):
         try:
             maps = (process / "maps").read_text(errors="replace")

@@ -11,13 +11,14 @@ from llmopt.steps.export_run import copy_sidecars
 from llmopt.steps.package_triton import PackageTriton
 from tests.cli.conftest import RunHere
 from tests.export.exports import export
+from tests.models import VOCAB_SIZE
 from tests.quant.pipeline import make_small_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 2 blocks; do not write into it."""
-    return make_small_model(tmp_path_factory.mktemp("model") / "small")
+    return make_small_model(tmp_path_factory.mktemp("model") / "small", vocab_size=VOCAB_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_checkpoint_becomes_a_repository_of_the_vllm_backend(
         (("--shape", "vllm"), 7, "shape vllm serves a checkpoint"),
         (("--shape", "ensemble"), 2, "shape ensemble needs task"),
         (("--triton-release", "24.13"), 2, "did you mean 24.12?"),
-        (("--shape", "ensemble", "--task", "score"), 7, "task score needs a decoder's last logits"),
+        (("--shape", "ensemble", "--task", "score"), 7, "task: score can't serve this llama"),
         (("--buckets", "32"), 2, "buckets is for shape ensemble"),
     ],
 )

@@ -12,7 +12,7 @@ from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import OnnxDescription, read_onnx_description
 from llmopt.artifacts.optimization_profile import POINTS
-from llmopt.artifacts.tensor_spec import TensorDtype
+from llmopt.artifacts.tensor_spec import TensorDtype, make_spec
 from llmopt.engine.backends import RTX, why_not_run_here
 from llmopt.engine.cuda_driver import list_gpus
 from llmopt.engine.onnx_reference import OnnxReference
@@ -167,6 +167,16 @@ def test_bfloat16_passes_as_its_bits() -> None:
     assert keys.dtype == np.uint16
     float32 = make_feeds(describe_in("float32"), sizes)["past_key_values.0.key"]
     np.testing.assert_allclose(to_float32(keys), float32, rtol=1 / 128)
+
+
+def test_masked_positions_lie_inside_the_rows() -> None:
+    positions = make_spec("masked_positions", "int64", batch=-1)
+    description = describe()
+    masked = description.model_copy(update={"inputs": (*description.inputs[:2], positions)})
+    sizes = {"batch": 50, "sequence": 3, "total_sequence": 3}
+    drawn = make_feeds(masked, sizes)["masked_positions"]
+    assert (drawn.shape, drawn.dtype) == ((50,), np.int64)
+    assert set(drawn.tolist()) == {0, 1, 2}
 
 
 def describe_in(dtype: TensorDtype) -> OnnxDescription:

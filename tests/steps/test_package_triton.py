@@ -25,8 +25,9 @@ from llmopt.steps.export_run import copy_sidecars
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.model_config import read_config
 from tests.engine.descriptions import LIMIT, describe
+from tests.export.encoders import export_bert, make_bert
 from tests.export.exports import export, make_gptq_model
-from tests.models import edit_json, make_model
+from tests.models import VOCAB_SIZE, edit_json, make_model
 from tests.quant.pipeline import make_small_model
 from tests.recipe.harness import load
 
@@ -38,7 +39,7 @@ DECODE = {"batch": (1, 4, 8), "sequence": (1, 1, 1), "past_sequence": (1, 64, 25
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 2 blocks; do not write into it."""
-    return make_small_model(tmp_path_factory.mktemp("model") / "model")
+    return make_small_model(tmp_path_factory.mktemp("model") / "model", vocab_size=VOCAB_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_the_export_s_own_tokenizer_stands_in_for_one_that_is_not_named(
 
 
 def test_a_generating_engine_brings_its_tensorrt_and_driver(model: Path, tmp_path: Path) -> None:
-    engine = describe_engine(tmp_path / "engine", "tensorrt_rtx", "1.7.0")
+    engine = describe_engine(tmp_path / "engine", "tensorrt_rtx", "1.7.0", vocab_size=VOCAB_SIZE)
     (engine / "model.engine").write_bytes(b"plan")
     run(make_step(), given("tensorrt_engine", engine, model), tmp_path / "repo")
     version_folder = tmp_path / "repo" / "apparel" / "1"
@@ -206,6 +207,38 @@ def test_a_vllm_repository_holds_the_checkpoint_and_the_engine_s_arguments(
     assert "pip install" not in readme
 
 
+def test_an_ensemble_has_its_four_models_and_the_step_s_settings(tmp_path: Path) -> None:
+    model = make_bert(tmp_path / "model")
+    export_bert(model, tmp_path / "onnx", "embed")
+    step = make_step(
+        "ensemble",
+        task="embed",
+        buckets=[8, 32],
+        max_queue_delay_ms=1.5,
+        latency_budget_ms=10,
+        preferred_batch_sizes=[4],
+        threads=2,
+        instances=2,
+        response_cache=True,
+    )
+    run(step, given("onnx_model", tmp_path / "onnx", model), tmp_path / "repo")
+    description = read_triton_description(tmp_path / "repo")
+    assert [(each.name, each.role) for each in description.models] == [
+        ("apparel", "ensemble"),
+        ("apparel_tokenizer", "tokenizer"),
+        ("apparel_engine", "engine"),
+        ("apparel_postprocessor", "postprocessor"),
+    ]
+    assert (description.task, description.buckets) == ("embed", (8, 32))
+    engine = read_config(tmp_path / "repo" / "apparel_engine")
+    assert engine.dynamic_batching.max_queue_delay_microseconds == 1500
+    assert list(engine.dynamic_batching.preferred_batch_size) == [4]
+    assert engine.instance_group[0].count == 2
+    assert engine.response_cache.enable
+    assert engine.parameters["intra_op_thread_count"].string_value == "2"
+    assert "text_input" in (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("release", ["24.10", "26.08"])
 def test_nf4_names_what_vllm_needs_beside_itself(tmp_path: Path, release: str) -> None:
     model = make_small_model(tmp_path / "model")
@@ -230,6 +263,8 @@ def test_nf4_names_what_vllm_needs_beside_itself(tmp_path: Path, release: str) -
         ({"shape": "vllm", "gpus": [0]}, "set tensor_parallel_size in engine_args"),
         ({"shape": "vllm", "engine_args": {"model": "x"}}, "model is the step's own"),
         ({"shape": "vllm", "engine_args": {"max-model-len": 1}}, "write it as max_model_len"),
+        ({"shape": "vllm", "smoke": True}, "the server that can be had here has no vllm backend"),
+        ({"pack_environment": True, "environment_path": "/env"}, "not both"),
         ({"shape": "ensemble"}, "shape ensemble needs task"),
         ({"shape": "ensemble", "task": "embed", "buckets": [64, 32]}, "must rise"),
         (
@@ -270,17 +305,22 @@ REFUSED_EXPORTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "max_queue_delay_ms is 100, above latency_budget_ms 50",
     ),
     "operators beyond the backend": (ENSEMBLE, {"opset": 22}, "its onnxruntime 1.19.2 loads 21"),
-    "a cache that nobody feeds": (ENSEMBLE, {"last_token_logits": True}, "kv_cache: true"),
-    "all logits": (ENSEMBLE, {"kv_cache": False}, "last_token_logits: false"),
+    "a cache that nobody feeds": (ENSEMBLE, {"last_token_logits": True}, "a key-value cache"),
+    "all logits": (ENSEMBLE, {"kv_cache": False}, "it returns the logits of every token"),
     "another task": (
         {**ENSEMBLE, "task": "embed"},
         {"task": "fill_mask"},
-        "task is embed, but served was exported for fill_mask",
+        "task: embed can't serve this llama: it was exported for fill_mask",
+    ),
+    "session options": (
+        ENSEMBLE,
+        {"kv_cache": False, "last_token_logits": True, "weights": "qdq_int4"},
+        "weights: qdq_int4 needs onnxruntime's session option",
     ),
     "a bucket beyond the positions": (
         {**ENSEMBLE, "buckets": [64, 512]},
         {"kv_cache": False, "last_token_logits": True},
-        f"buckets holds 512, beyond served's max_position_embeddings {LIMIT}",
+        f"bucket 512 is beyond the model's max_position_embeddings {LIMIT}",
     ),
 }
 
@@ -306,8 +346,8 @@ REFUSED_ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no profile to prefill with": ({}, {"profiles": {"decode": DECODE}}, "no profile to prefill"),
     "TensorRT-RTX as a plan": (
         ENSEMBLE,
-        {"backend": "tensorrt_rtx", "version": "1.7.0"},
-        "Triton's tensorrt backend does not load",
+        {"backend": "tensorrt_rtx", "version": "1.7.0", **ONE_PASS},
+        "Triton's tensorrt backend loads engines of tensorrt alone",
     ),
     "a plan of another TensorRT": (
         ENSEMBLE,
@@ -318,12 +358,12 @@ REFUSED_ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a bucket outside the profiles": (
         {**ENSEMBLE, "buckets": [64, 200]},
         {"profiles": BY_BUCKET, **ONE_PASS},
-        "no profile of the engine takes 1 rows of bucket 200 (short: batch 1:4:8, sequence 1:64:64",
+        "no profile of the engine takes 1 rows of 200 tokens (short: batch 1:4:8, sequence 1:64:64",
     ),
     "a batch outside the profiles": (
         {**ENSEMBLE, "max_batch_size": 9},
         {"profiles": BY_BUCKET, **ONE_PASS},
-        "takes 9 rows of bucket 64",
+        "takes 9 rows of 64 tokens",
     ),
 }
 
@@ -417,11 +457,15 @@ COMING: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"onnx": {**ONNX, "kv_cache": False, "last_token_logits": True, "opset": 23}},
         "onnx was exported with opset 23",
     ),
-    "all logits": (ENSEMBLE, {"onnx": {**ONNX, "kv_cache": False}}, "last logits of one pass"),
+    "all logits": (
+        ENSEMBLE,
+        {"onnx": {**ONNX, "kv_cache": False}},
+        "task: score can't serve what onnx is to export",
+    ),
     "a plan of TensorRT-RTX": (
         ENSEMBLE,
         {"onnx": ONNX, "engine": {**ENGINE, "backend": "tensorrt_rtx"}},
-        "engine is an engine of tensorrt_rtx",
+        "engine is to be an engine of tensorrt_rtx",
     ),
     "a plan of another version": (
         ENSEMBLE,
@@ -464,6 +508,16 @@ def test_what_another_step_is_to_make_is_judged_before_it_is_made(
         validate_recipe(load(tmp_path, recipe_of(tmp_path, model, package, **steps)))
     assert message in caught.value.message
     assert caught.value.message.startswith("step repository: ")
+
+
+def test_masks_are_filled_by_an_export_of_masked_positions(tmp_path: Path) -> None:
+    package = {"shape": "ensemble", "task": "fill_mask"}
+    model = make_bert(tmp_path / "model")
+    with pytest.raises(IncompatibleError, match="fill_mask can't serve what onnx is") as caught:
+        validate_recipe(load(tmp_path, recipe_of(tmp_path, model, package, onnx=ONNX)))
+    assert "masked_positions: true" in str(caught.value.remedy)
+    onnx = {**ONNX, "masked_positions": True}
+    validate_recipe(load(tmp_path, recipe_of(tmp_path, model, package, onnx=onnx)))
 
 
 def test_a_recipe_that_fits_validates(model: Path, tmp_path: Path) -> None:

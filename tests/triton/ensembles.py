@@ -10,6 +10,7 @@ from llmopt.artifacts.engine_settings import EngineSettings
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import AxisRange, OptimizationProfile
 from llmopt.artifacts.triton_description import TritonDescription
+from llmopt.triton.backends import find_backend
 from llmopt.triton.ensemble_repository import EnsemblePlan, write_ensemble
 from llmopt.triton.releases import find_release
 from llmopt.triton.repository import ServingOptions
@@ -17,13 +18,22 @@ from tests.export.encoders import export_bert, make_bert
 from tests.export.exports import export
 from tests.models import TINY_MODEL
 
-BACKEND = Path(__file__).parent / "onnxruntime_backend"
+BACKEND = find_backend("onnxruntime")
 MAX_BATCH_SIZE = 8
 BUCKETS = (8, 16, 32)
 
 
-def make_plan(folder: Path, task: str, **fields: Any) -> EnsemblePlan:
-    """Makes a small model in a folder and exports it for a task; returns how it is served."""
+def make_plan(
+    folder: Path, task: str, *, weights: str = "plain", dtype: str = "float32", **fields: Any
+) -> EnsemblePlan:
+    """Makes a small model in a folder and exports it for a task; returns how it is served.
+
+    Args:
+        folder: Is made.
+        task: Of the ensemble.
+        weights: Of an encoder's export; likewise `dtype`.
+        fields: Of the plan, where they are to be others.
+    """
     folder.mkdir()
     source = folder / "onnx"
     if task == "score":
@@ -34,7 +44,12 @@ def make_plan(folder: Path, task: str, **fields: Any) -> EnsemblePlan:
         tokenizer = make_bert(folder / "model")
         fills = task == "fill_mask"
         description = export_bert(
-            tokenizer, source, "fill_mask" if fills else "embed", masked_positions=fills
+            tokenizer,
+            source,
+            "fill_mask" if fills else "embed",
+            weights=weights,  # type: ignore[arg-type]
+            dtype=dtype,  # type: ignore[arg-type]
+            masked_positions=fills,
         )
     plan = EnsemblePlan(
         task=task,  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
 from llmopt.triton.client import TritonClient
+from llmopt.triton.generate_model import GenerateSettings
 from llmopt.triton.generate_repository import GenerateParts, write_generate
 from llmopt.triton.releases import find_release
 from llmopt.triton.repository import ServingOptions
@@ -27,18 +28,16 @@ def add_generate_model(
     version: int = 1,
 ) -> None:
     """Writes one generating model into a repository."""
-    parts = GenerateParts(
-        source=onnx,
+    settings = GenerateSettings(
         model=description,
-        engine=None,
-        tokenizer=tokenizer,
-        cuda_driver=None,
+        model_file=MODEL_NAME,
+        decoder="onnxruntime",
         max_running=MAX_RUNNING,
         max_waiting=MAX_WAITING,
         default_max_tokens=16,
         threads=1,
-        warm_up=True,
     )
+    parts = GenerateParts(onnx, settings, None, tokenizer, None)
     options = ServingOptions(name, version, "latest", "cpu")
     write_generate(repository, parts, options, find_release("24.10"))
 

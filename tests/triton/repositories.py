@@ -75,6 +75,25 @@ ensemble_scheduling {
   } ]
 }
 """
+NEGATE = """
+name: "negate"
+backend: "onnxruntime"
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 2 ] } ]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+"""
+ENSEMBLE_WITH_NEGATE = ENSEMBLE.replace(
+    'key: "sizes" value: "embedding"', 'key: "sizes" value: "sizes"'
+).replace(
+    "step [ {",
+    """step [ {
+    model_name: "negate"
+    model_version: -1
+    input_map { key: "x" value: "sizes" }
+    output_map { key: "y" value: "embedding" }
+  }, {""",
+)
 
 
 def add_model(repository: Path, name: str, config: str, code: str, version: str = "1") -> Path:

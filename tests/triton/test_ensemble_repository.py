@@ -13,8 +13,8 @@ from llmopt.triton.ensemble_repository import EnsemblePlan, check_ensemble
 from llmopt.triton.ensemble_rules import choose_buckets
 from llmopt.triton.ensemble_tokenizer import EnsembleTokenizer
 from llmopt.triton.model_config import read_config
-from tests.export.encoders import HIDDEN, VOCABULARY, write_tokenizer
-from tests.models import TINY_MODEL, edit_json
+from tests.export.encoders import HIDDEN, VOCABULARY
+from tests.models import TINY_MODEL
 from tests.triton.ensembles import BUCKETS, MAX_BATCH_SIZE, describe_engine, make_plan, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -278,20 +278,20 @@ def test_a_decoders_tokenizer_has_no_mask_to_fill(
         write(tmp_path, replace(plans["fill_mask"], tokenizer=TINY_MODEL), "served")
 
 
-def test_words_split_by_other_programs_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("fugashi", reason="fugashi (MeCab) is not installed")
-    write_tokenizer(tmp_path, "wordpiece")
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    opened = EnsembleTokenizer.open(tmp_path)
+def test_a_tokenizer_names_the_programs_that_it_calls(plans: dict[str, EnsemblePlan]) -> None:
+    opened = EnsembleTokenizer.open(plans["fill_mask"].tokenizer)
+    bert = opened.tokenizer
     assert opened.list_requirements()[1:] == ("fugashi", "unidic-lite")
-    edit_json(tmp_path / "tokenizer_config.json", mecab_kwargs={"mecab_dic": "ipadic"})
-    assert opened.list_requirements()[1:] == ("fugashi", "ipadic")
-    edit_json(tmp_path / "tokenizer_config.json", mecab_kwargs={"mecab_dic": "unidic"})
-    with pytest.raises(IncompatibleError, match="with mecab and the dictionary unidic"):
+    bert.mecab_kwargs = {"mecab_dic": "ipadic"}
+    bert.subword_tokenizer_type = "sentencepiece"
+    assert opened.list_requirements()[1:] == ("fugashi", "ipadic", "sentencepiece")
+    bert.mecab_kwargs = {"mecab_dic": "unidic"}
+    with pytest.raises(IncompatibleError, match="mecab and the dictionary unidic; an"):
         opened.list_requirements()
-    edit_json(tmp_path / "tokenizer_config.json", word_tokenizer_type="jumanpp")
-    with pytest.raises(IncompatibleError, match="splits words with jumanpp"):
+    bert.word_tokenizer_type = "jumanpp"
+    with pytest.raises(IncompatibleError, match="words with jumanpp; an ensemble"):
         opened.list_requirements()
+    assert EnsembleTokenizer.open(TINY_MODEL).list_requirements() == ("tokenizers",)
 
 
 def test_int8_encoders_and_matmulnbits_decoders_are_served(

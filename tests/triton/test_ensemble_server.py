@@ -15,10 +15,12 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, 
 from llmopt.artifacts.files import list_files
 from llmopt.artifacts.triton_description import TritonDescription
 from llmopt.errors import RequestFailed
+from llmopt.steps.ensemble_answer import answer_directly
 from llmopt.triton.client import TritonClient
 from llmopt.triton.cpu_configs import make_cpu_config
+from llmopt.triton.ensemble_repository import EnsemblePlan
 from llmopt.triton.grpc_client import GrpcClient
-from llmopt.triton.model_environment import ModelEnvironment, make_environment, read_requirements
+from llmopt.triton.model_environment import ModelEnvironment, make_environment
 from llmopt.triton.server import ServerOptions, TritonServer
 from llmopt.triton.server_distribution import ServerDistribution
 from tests.models import TINY_MODEL
@@ -29,20 +31,26 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TEXTS = ("前身頃に袖を", "a", "寸法は", "検品する前に、ボタンと衿を縫う。前身頃の")
 MASKED = ("前身頃に[MASK]を縫う。", "[MASK]", "袖[MASK]衿[MASK]", "検品する前身頃い[MASK]。")
 TASKS = ("score", "fill_mask", "embed")
+# Ensemble → its task, weights and dtype; the first three are named as their tasks.
+ENSEMBLES = {
+    **{task: (task, "plain", "float32") for task in TASKS},
+    "int8": ("fill_mask", "int8_dynamic", "float32"),
+    "half": ("embed", "plain", "float16"),
+}
 # Long enough that requests which are sent together meet, however slow the machine.
-DELAYS_US = {"score": 1000, "fill_mask": 300_000, "embed": 1000}
+MERGING_DELAY_US = 300_000
 CACHE_BYTES = 1_000_000
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server over one ensemble for each task, each named as its task."""
+    """A server over all ensembles."""
 
     server: TritonServer
     repository: Path
     descriptions: dict[str, TritonDescription]
-    bert: dict[str, Path]
+    plans: dict[str, EnsemblePlan]
     first_statistics: dict[str, Any]
 
     @property
@@ -75,22 +83,17 @@ def served(
     folder = tmp_path_factory.mktemp("ensembles")
     repository = folder / "repository"
     plans = {
-        task: make_plan(
-            folder / task,
+        name: make_plan(
+            folder / name,
             task,
-            max_queue_delay_us=DELAYS_US[task],
-            response_cache=task == "embed",
+            weights=weights,
+            dtype=dtype,
+            max_queue_delay_us=MERGING_DELAY_US if name == "fill_mask" else 1000,
+            response_cache=name == "embed",
         )
-        for task in TASKS
+        for name, (task, weights, dtype) in ENSEMBLES.items()
     }
-    descriptions = {}
-    for task, plan in plans.items():
-        descriptions[task] = write(repository, plan, task)
-        needed = {
-            line.split(">=")[0] for line in read_requirements(repository / "requirements.txt")
-        }
-        installed = (environment.folder / "wanted.txt").read_text()
-        assert all(name in installed for name in needed)
+    descriptions = {name: write(repository, plan, name) for name, plan in plans.items()}
     options = ServerOptions(
         backends={"onnxruntime": BACKEND},
         arguments=(f"--cache-config=local,size={CACHE_BYTES}",),
@@ -101,7 +104,7 @@ def served(
             server,
             repository,
             descriptions,
-            {task: plan.tokenizer for task, plan in plans.items()},
+            plans,
             {task: client.read_statistics(f"{task}_engine") for task in TASKS},
         )
 
@@ -154,7 +157,7 @@ def test_scores_are_pytorchs_in_any_mixture_of_lengths(
 
 def test_masks_are_filled_as_pytorch_fills_the_first_one(served: Served) -> None:
     found = served.infer("fill_mask", MASKED)
-    folder = served.bert["fill_mask"]
+    folder = served.plans["fill_mask"].tokenizer
     mask_id = AutoTokenizer.from_pretrained(folder).mask_token_id
     for row, text in enumerate(MASKED):
         logits, tokens = run_bert(folder, AutoModelForMaskedLM, text)
@@ -167,9 +170,31 @@ def test_embeddings_are_pytorchs_mean_over_a_rows_own_tokens(served: Served) -> 
     texts = ("前身頃に袖を縫う。", "", "検品する。" * 3)
     found = served.infer("embed", texts)["embedding"]
     for row, text in enumerate(texts):
-        hidden, _ = run_bert(served.bert["embed"], AutoModel, text)
+        hidden, _ = run_bert(served.plans["embed"].tokenizer, AutoModel, text)
         mean = hidden.mean(0)
         np.testing.assert_allclose(found[row], (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_answers_are_those_of_the_export_without_a_server(served: Served, name: str) -> None:
+    prompt = served.descriptions[name].prompt
+    found, expected = served.infer(name, [prompt]), answer_directly(served.plans[name], prompt)
+    assert found.keys() == expected.keys()
+    for output, array in expected.items():
+        assert found[output].dtype == array.dtype, output
+        if array.dtype == np.float32:
+            np.testing.assert_allclose(found[output], array, atol=1e-4)
+        else:
+            assert found[output].tolist() == array.tolist(), output
+
+
+def test_int8_and_float16_are_near_pytorch(served: Served) -> None:
+    embeddings = [
+        served.infer(name, ["前身頃に袖を縫う。"])["embedding"] for name in ("half", "embed")
+    ]
+    assert 0 < np.abs(embeddings[0] - embeddings[1]).max() < 0.01
+    best = [served.infer(name, MASKED)["logprobs"] for name in ("int8", "fill_mask")]
+    assert 1e-4 < np.abs(best[0] - best[1]).max() < 0.3
 
 
 @pytest.mark.parametrize("task", TASKS)

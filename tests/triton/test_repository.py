@@ -18,6 +18,7 @@ from llmopt.triton.repository import (
     add_parameters,
     add_version_policy,
     make_model_folders,
+    names_packages,
     place_file,
     write_requirements,
 )
@@ -108,6 +109,13 @@ def test_the_environment_is_a_parameter_of_python_models_alone(tmp_path: Path) -
     assert list(written(tmp_path, options, is_python=False).parameters) == ["key"]
 
 
+def test_requirements_may_name_no_package(tmp_path: Path) -> None:
+    assert not names_packages(write_requirements(tmp_path, "for a test: nothing", ()))
+    path = write_requirements(tmp_path, "for a test", ("numpy<2", "jinja2"))
+    assert path.read_text(encoding="utf-8") == "# for a test\nnumpy<2\njinja2\n"
+    assert names_packages(path)
+
+
 def test_a_version_has_its_own_folder(tmp_path: Path) -> None:
     folder, version_folder = make_model_folders(tmp_path, "m", 3)
     assert version_folder == folder / "3" == tmp_path / "m" / "3"
@@ -115,16 +123,15 @@ def test_a_version_has_its_own_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requirements", "start"),
+    ("lacks_packages", "start"),
     [
-        ((), "tritonserver --model-repository=/srv"),
-        (("numpy",), 'bash -c "pip install -q -r /srv/requirements.txt && tritonserver '),
+        (False, "\n  tritonserver --model-repository=/srv\n"),
+        (True, '\n  bash -c "pip install -q -r /srv/requirements.txt && tritonserver '),
     ],
 )
 def test_the_readme_starts_the_release_with_what_its_python_lacks(
-    tmp_path: Path, requirements: tuple[str, ...], start: str
+    tmp_path: Path, lacks_packages: bool, start: str
 ) -> None:
-    write_requirements(tmp_path, "for a test", requirements)
     description = TritonDescription(
         shape="generate",
         task="generate",
@@ -135,7 +142,9 @@ def test_the_readme_starts_the_release_with_what_its_python_lacks(
         max_batch_size=8,
         prompt="それ'は?",
     )
-    write_readme(tmp_path, description, find_release("25.12"), "/srv")
+    write_readme(
+        tmp_path, description, find_release("25.12"), "/srv", lacks_packages=lacks_packages
+    )
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "docker run --rm --gpus all " in text
     assert '-v "$PWD:/srv:ro" nvcr.io/nvidia/tritonserver:25.12-py3' in text

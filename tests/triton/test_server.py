@@ -1,5 +1,6 @@
 """The real tritonserver: how it starts, what it says when it refuses a repository, how it ends."""
 
+import mmap
 import os
 import signal
 import subprocess
@@ -14,7 +15,12 @@ from llmopt.errors import InputError
 from llmopt.triton.client import TritonClient
 from llmopt.triton.model_environment import ModelEnvironment
 from llmopt.triton.server import ServerOptions, TritonServer
-from llmopt.triton.shared_memory import SHARED_MEMORY, find_dead_regions
+from llmopt.triton.shared_memory import (
+    REGIONS,
+    SHARED_MEMORY,
+    find_dead_regions,
+    remove_dead_regions,
+)
 from tests.models import REPOSITORY
 from tests.triton.repositories import ECHO, SPELL, add_model
 
@@ -35,6 +41,11 @@ def list_children(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def list_regions(pid: int) -> list[Path]:
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return [each for each in SHARED_MEMORY.glob(REGIONS) if str(each) in maps]
+
+
 def test_it_is_ready_then_gone_with_its_stubs_and_memory(
     tmp_path: Path, bare_environment: ModelEnvironment
 ) -> None:
@@ -46,11 +57,13 @@ def test_it_is_ready_then_gone_with_its_stubs_and_memory(
         assert server.http_address.startswith("127.0.0.1:")
         addresses = {server.http_address, server.grpc_address, server.metrics_address}
         assert len(addresses) == 3
+        regions = list_regions(server.pid)
         stubs = list_children(server.pid)
+        assert regions
         assert any("triton_python_backend_stub" in " ".join(stub.cmdline()) for stub in stubs)
     assert not server.is_running
     assert not any(stub.is_running() for stub in stubs)
-    assert find_dead_regions() == set()
+    assert not any(region.exists() for region in regions)
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "log"}, "it wrote into the repository"
 
 
@@ -59,8 +72,7 @@ def test_a_killed_server_leaves_no_stub_and_no_shared_memory(
 ) -> None:
     add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
     with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log") as server:
-        maps = Path(f"/proc/{server.pid}/maps").read_text()
-        regions = [each for each in SHARED_MEMORY.iterdir() if str(each) in maps]
+        regions = list_regions(server.pid)
         stubs = list_children(server.pid)
         assert regions
         assert stubs
@@ -125,7 +137,27 @@ def test_a_server_that_hangs_is_ended(tmp_path: Path, bare_environment: ModelEnv
         pass
     assert "no model.py" in (refused.value.remedy or "")
     assert not server.is_running
-    assert find_dead_regions() == set()
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="needs /dev/shm")
+@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
+def test_only_regions_that_no_process_has_mapped_are_removed(backend: str) -> None:
+    stem = f"triton_{backend}_backend_shm_region_of-a-test-{os.getpid()}"
+    mapped, dead = (SHARED_MEMORY / f"{stem}-{name}" for name in ("mapped", "dead"))
+    other = SHARED_MEMORY / f"llmopt-{stem}"
+    files = (mapped, dead, other)
+    try:
+        for file in files:
+            file.write_bytes(b"0" * 4096)
+        with mapped.open("r+b") as file, mmap.mmap(file.fileno(), 4096):
+            assert {mapped, dead} & find_dead_regions() == {dead}
+            assert dead in remove_dead_regions()
+            assert mapped.exists()
+            assert other.exists()
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+    assert not dead.exists()
 
 
 STARTS_AND_WAITS = """

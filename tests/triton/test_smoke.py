@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, save
 from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -12,22 +13,25 @@ from llmopt.artifacts.triton_description import EngineFacts, RepositoryModel, Tr
 from llmopt.errors import CapabilityError, NumericalError
 from llmopt.export.session import OnnxDecoder, open_session
 from llmopt.triton.cpu_configs import make_cpu_config
-from llmopt.triton.generate_model import (
-    GENERATE_INPUTS,
-    GENERATE_OUTPUTS,
-    GENERATE_REQUIREMENTS,
-    GenerateSettings,
-    write_generate_model,
-)
+from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
-from llmopt.triton.model_config import make_config, read_config, write_config
+from llmopt.triton.model_config import read_config, write_config
 from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.served_repository import TrialOptions
 from llmopt.triton.server import TritonServer
 from llmopt.triton.server_distribution import ServerDistribution
-from llmopt.triton.smoke import SmokeOptions, SmokeReport, smoke_repository
+from llmopt.triton.smoke import SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected, ask_ensemble
-from tests.triton.decoders import ExportedDecoder, export_small_decoder
-from tests.triton.repositories import ENSEMBLE, MEASURE, add_model, describe_repository
+from tests.triton.decoders import ExportedDecoder
+from tests.triton.generate_repository import add_generate_model
+from tests.triton.repositories import (
+    ENSEMBLE,
+    ENSEMBLE_WITH_NEGATE,
+    MEASURE,
+    NEGATE,
+    add_model,
+    describe_repository,
+)
 
 NUM_TOKENS = 12
 WHOLE = RepositoryModel(name="whole", role="ensemble", backend="ensemble")
@@ -46,7 +50,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def smoke(
     folder: Path, description: TritonDescription, expected: Expected, **options: object
 ) -> SmokeReport:
-    settings = replace(SmokeOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
+    settings = replace(TrialOptions(folder.parent / "server.log"), **options)  # type: ignore[arg-type]
     return smoke_repository(folder, description, expected, settings, print)
 
 
@@ -61,38 +65,18 @@ def ensemble(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportedDecoder:
-    """A small decoder's export."""
-    return export_small_decoder(tmp_path_factory.mktemp("smoke"))
-
-
 @pytest.fixture
-def generate(decoder: ExportedDecoder, tmp_path: Path) -> Path:
+def generate(exported_decoder: ExportedDecoder, tmp_path: Path) -> Path:
     """A repository that generates text, meant for a GPU and an environment of another machine."""
     folder = tmp_path / "repository"
-    version_folder = folder / "apparel" / "1"
-    version_folder.mkdir(parents=True)
-    settings = GenerateSettings(
-        model=decoder.description,
-        model_file="model.onnx",
-        decoder="onnxruntime",
-        max_running=4,
-        max_waiting=8,
-        default_max_tokens=16,
-        threads=1,
-    )
-    write_generate_model(version_folder, settings, decoder.model, None)
-    for name in ("model.onnx", "model.onnx.data"):
-        (version_folder / name).hardlink_to(decoder.folder / name)
-    config = make_config("apparel", "python", 0, GENERATE_INPUTS, GENERATE_OUTPUTS)
-    for tensor in config.input:
-        tensor.optional = True
-    config.model_transaction_policy.decoupled = True
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
+    folder.mkdir()
+    onnx, description = exported_decoder.folder, exported_decoder.description
+    add_generate_model(folder, "apparel", onnx, description, exported_decoder.model)
+    config = read_config(folder / "apparel")
+    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_GPU
     config.parameters["EXECUTION_ENV_PATH"].string_value = "/models/apparel/environment.tar.gz"
     write_config(folder / "apparel", config)
-    requirements = ("# of the GPU server", "onnxruntime-gpu==1.23.2", *GENERATE_REQUIREMENTS)
+    requirements = ("# of the GPU server", "onnxruntime-gpu", *GENERATE_REQUIREMENTS)
     (folder / "requirements.txt").write_text("\n".join(requirements))
     return folder
 
@@ -115,11 +99,11 @@ def decode_directly(decoder: ExportedDecoder, prompt: str) -> str:
 
 
 def test_generated_text_is_that_of_the_export(
-    generate: Path, decoder: ExportedDecoder, server_distribution: ServerDistribution
+    generate: Path, exported_decoder: ExportedDecoder, server_distribution: ServerDistribution
 ) -> None:
     before = read_files(generate)
     description = describe_generate()
-    text = decode_directly(decoder, description.prompt)
+    text = decode_directly(exported_decoder, description.prompt)
     report = smoke(generate, description, Expected(text, NUM_TOKENS))
     assert report.answer.text == text
     assert len(text) >= NUM_TOKENS / 2
@@ -140,6 +124,7 @@ def test_an_ensemble_meant_for_a_gpu(
         ensemble, describe_repository("ensemble", (WHOLE, STEP)), Expected(outputs=SIZES)
     )
     assert report.overridden == ("measure",)
+    assert report.stand_ins == ()
     assert '"first": "シ"' in report.answer.text
     assert report.answer.first_response_s is None
     assert report.answer.checked == (
@@ -147,6 +132,28 @@ def test_an_ensemble_meant_for_a_gpu(
         "embedding: as the model run directly, within 0.001",
     )
     assert read_files(ensemble) == before, "files were changed"
+
+
+def test_a_stand_in_runs_what_the_server_has_no_backend_for(
+    ensemble: Path, server_distribution: ServerDistribution
+) -> None:
+    pair = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 2]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", pair[:1], pair[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    (ensemble / "negate" / "1").mkdir(parents=True)
+    save(model, ensemble / "negate" / "1" / "model.onnx")
+    (ensemble / "negate" / "config.pbtxt").write_text(NEGATE)
+    (ensemble / "whole" / "config.pbtxt").write_text(ENSEMBLE_WITH_NEGATE)
+    (ensemble / "requirements.txt").write_text("\n".join(GENERATE_REQUIREMENTS))
+    engine = RepositoryModel(name="negate", role="engine", backend="onnxruntime")
+    report = smoke(
+        ensemble,
+        describe_repository("ensemble", (WHOLE, STEP, engine)),
+        Expected(outputs={"embedding": -SIZES["embedding"]}),
+    )
+    assert report.stand_ins == ("onnxruntime",)
+    assert report.overridden == ("measure",)
+    assert len(report.answer.checked) == 2
 
 
 def test_other_outputs_are_refused(ensemble: Path, bare_environment: ModelEnvironment) -> None:
@@ -178,8 +185,8 @@ def test_an_output_that_no_one_writes_is_found(
 
 
 def test_what_the_server_here_can_not_run(tmp_path: Path) -> None:
-    engine = RepositoryModel(name="engine", role="engine", backend="onnxruntime")
-    with pytest.raises(CapabilityError, match=r"engine runs in the onnxruntime backend; .* python"):
+    engine = RepositoryModel(name="engine", role="engine", backend="tensorrt")
+    with pytest.raises(CapabilityError, match=r"engine runs in the tensorrt backend; .* python"):
         smoke(tmp_path, describe_repository("ensemble", (WHOLE, engine)), Expected())
     facts = EngineFacts(
         backend="tensorrt_rtx",

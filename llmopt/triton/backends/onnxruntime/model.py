@@ -1,27 +1,31 @@
-"""Stands in for Triton's onnxruntime backend in tests: a python-based backend over the wheel.
+"""Stands in for Triton's onnxruntime backend: a python-based backend over the wheel, on the CPU.
 
 It reads the same config.pbtxt and model.onnx, and checks what the real one checks when it loads:
 names, data types, ranks and the batch axis. It never pads: equal shapes alone are run together.
 """
 
 import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 DTYPES = {
     "tensor(int64)": "TYPE_INT64", "tensor(int32)": "TYPE_INT32", "tensor(bool)": "TYPE_BOOL",
     "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16", "tensor(string)": "TYPE_STRING",
 }  # fmt: skip
 DYNAMIC = -1
+PASSED_ON = "session.use_device_allocator_for_initializers"  # the one entry that the backend takes
 
 
 class TritonPythonModel:
     """One instance: a session on the CPU."""
 
-    def initialize(self, args):
+    def initialize(self, args: Mapping[str, str]) -> None:
         """Loads the graph and holds the config against it."""
         config = json.loads(args["model_config"])
         # A python-based backend gets the model's own folder as its repository.
@@ -44,7 +48,7 @@ class TritonPythonModel:
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
 
-    def execute(self, requests):
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Runs requests of equal shapes together, others one by one."""
         feeds = [self._read(request) for request in requests]
         shapes = {tuple(array.shape[1:] for array in feed.values()) for feed in feeds}
@@ -56,15 +60,17 @@ class TritonPythonModel:
         parts = zip(*(np.split(result, ends) for result in results), strict=True)
         return [self._respond(part) for part in parts]
 
-    def _read(self, request):
+    def _read(self, request: Any) -> dict[str, NDArray[Any]]:
         return {n: pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in self._inputs}
 
-    def _respond(self, arrays):
+    def _respond(self, arrays: Iterable[NDArray[Any]]) -> Any:
         named = zip(self._outputs, arrays, strict=True)
         tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in named]
         return pb_utils.InferenceResponse(tensors)
 
-    def _find_faults(self, side, found, configured):
+    def _find_faults(
+        self, side: str, found: Sequence[Any], configured: Sequence[Mapping[str, Any]]
+    ) -> Iterator[str]:
         graph = {tensor.name: tensor for tensor in found}
         names = {tensor["name"] for tensor in configured}
         if side == "input" and names != graph.keys():
@@ -85,12 +91,13 @@ class TritonPythonModel:
                 yield f"{side} '{name}' has shape {shape} in the model, configured {wanted}"
 
 
-def _read_sizes(tensor):
+def _read_sizes(tensor: Mapping[str, Any]) -> Sequence[Any]:
     reshape = tensor.get("reshape")
-    return tensor["dims"] if reshape is None else reshape.get("shape", [])
+    sizes: Sequence[Any] = tensor["dims"] if reshape is None else reshape.get("shape", [])
+    return sizes
 
 
-def _fits(shape, wanted, *, is_exact):
+def _fits(shape: Sequence[int], wanted: Sequence[int], *, is_exact: bool) -> bool:
     """Tells whether a graph's shape takes what is configured; outputs must be the same."""
     return len(shape) == len(wanted) and all(
         size == given
@@ -99,9 +106,11 @@ def _fits(shape, wanted, *, is_exact):
     )
 
 
-def _read_options(config):
+def _read_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    threads = config.get("parameters", {}).get("intra_op_thread_count")
-    if threads:
-        options.intra_op_num_threads = int(threads["string_value"])
+    given = {name: each["string_value"] for name, each in config.get("parameters", {}).items()}
+    if "intra_op_thread_count" in given:
+        options.intra_op_num_threads = int(given["intra_op_thread_count"])
+    if PASSED_ON in given:
+        options.add_session_config_entry(PASSED_ON, given[PASSED_ON])
     return options

@@ -1,0 +1,97 @@
+"""`bench.triton`: what clients of a repository see, measured at the real server on this machine."""
+
+import importlib.util
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME, read_triton_description
+from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.serving.target import Target
+from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+
+MAX_CLIENTS = 256
+
+
+class BenchTriton(StepBase):
+    """Measures requests and tokens per second and latencies of a repository, by clients at once.
+
+    Metrics are keyed by the number of clients, such as `clients_8.tokens_per_s`; a gate with
+    `metrics_of` holds them, or `scaling`, which is the last number's rate over the first's and
+    holds on any machine.
+    """
+
+    produces: ClassVar[ArtifactKind] = "evaluation"
+
+    uses: Literal["bench.triton"]
+    repository: Annotated[str, InputRef(("triton_repository",))] = Field(
+        description="The repository to ask."
+    )
+    clients: tuple[Annotated[int, Field(ge=1, le=MAX_CLIENTS)], ...] = Field(
+        (1, 4, 8, 16), min_length=1, description="Clients at once, one measurement each, rising."
+    )
+    seconds: float = Field(
+        5.0, gt=0, le=3600, description="Length of each measurement; requests under way end after."
+    )
+    max_tokens: int = Field(64, ge=1, description="generate: tokens of each answer.")
+    texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="What is asked, in turn (default: Japanese apparel texts of many lengths)."
+    )
+    delays_ms: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (),
+        description="ensemble: delays of dynamic batching to try; the one with the most requests "
+        "within latency_budget_ms is chosen.",
+    )
+    latency_budget_ms: float | None = Field(
+        None, gt=0, description="With delays_ms: what the p99 at every number of clients may be."
+    )
+
+    @field_validator("clients", "delays_ms")
+    @classmethod
+    def _check_rising(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if list(values) != sorted(set(values)):
+            raise ValueError(f"{list(values)} must rise, each once")
+        return values
+
+    def measured_names(self) -> frozenset[str]:
+        """Names the repository."""
+        return frozenset({self.repository})
+
+    def preflight(self, inputs: StepInputs, target: Target | None) -> None:
+        """Refuses what the server of this machine could not be asked.
+
+        Raises:
+            IncompatibleError: Delays are to be tried on what batches by itself.
+        """
+        del target
+        given = inputs["repository"]
+        shape: str | None = getattr(given.maker, "shape", None)
+        if (given.path / TRITON_DESCRIPTION_NAME).exists():
+            shape = read_triton_description(given.path).shape
+        if self.delays_ms and shape not in (None, "ensemble"):
+            raise IncompatibleError(
+                f"delays_ms is for ensembles; {given.name} has shape {shape}, which batches its "
+                "requests itself",
+                remedy="leave delays_ms out",
+            )
+
+    def identity_packages(self) -> tuple[str, ...]:
+        """Names no library: the server and its environment are pinned."""
+        return ()
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Starts the server and measures.
+
+        Raises:
+            CapabilityError: tritonclient, or the server, is not here.
+        """
+        if importlib.util.find_spec("tritonclient") is None:
+            raise CapabilityError(
+                "bench.triton asks the server with tritonclient, which is not installed",
+                remedy="pip install 'llmopt[triton]'",
+            )
+        self.preflight(inputs, None)
+        from llmopt.steps.bench_triton_run import run_triton_bench  # noqa: PLC0415 - protobuf
+
+        return run_triton_bench(self, inputs, context)

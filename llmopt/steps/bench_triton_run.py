@@ -1,0 +1,124 @@
+"""The run of `bench.triton`; imports protobuf, so only the step's `run()` imports it."""
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from llmopt.artifacts.triton_description import read_triton_description
+from llmopt.steps.base import Outcome, RunContext, StepInputs
+from llmopt.steps.bench_triton import BenchTriton
+from llmopt.triton.load import OpenAsker, ask_generating, ask_once, put_load
+from llmopt.triton.served_repository import (
+    ServedRepository,
+    TrialOptions,
+    describe_stand_ins,
+    serve_repository,
+)
+from llmopt.triton.server_distribution import SERVER_RELEASE
+
+SENTENCE = "袖口はリブ編み、身幅は±1cm、素材は綿100%。裏地の縫製仕様を書いてください。"
+TEXTS = tuple((SENTENCE * 4)[: 8 + 8 * index] for index in range(16))
+WARM_UP_S = 1.0
+RESULTS_NAME, TABLE_NAME = "results.json", "bench.md"
+US_PER_MS = 1000
+COLUMNS = {
+    "requests_per_s": "requests/s", "tokens_per_s": "tokens/s", "latency_p50_ms": "p50 ms",
+    "latency_p99_ms": "p99 ms", "first_token_p50_ms": "first token p50 ms",
+    "first_token_p99_ms": "first token p99 ms", "failed_requests": "failed",
+}  # fmt: skip
+Levels = dict[str, dict[str, float]]
+
+
+def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext) -> Outcome:
+    """Measures at every number of clients, and for an ensemble with every delay."""
+    folder = inputs["repository"].path
+    description = read_triton_description(folder)
+    delays: tuple[float | None, ...] = step.delays_ms or (None,)
+    context.progress.start("asking the server", len(delays) * len(step.clients))
+    options = TrialOptions(context.scratch_folder / "server.log")
+    found: dict[float | None, Levels] = {}
+    with serve_repository(folder, description, options, context.progress.note) as served:
+        for delay in delays:
+            if delay is not None:
+                served.reload_engine(round(delay * US_PER_MS))
+            found[delay] = _measure(step, served, context)
+        stand_ins = served.stand_ins
+    chosen = choose_delay(found, step.latency_budget_ms)
+    levels = found[chosen if chosen in found else delays[0]]
+    metrics: dict[str, JsonValue] = {name: {**figures} for name, figures in levels.items()}
+    metrics["scaling"] = _scale(levels)
+    if step.delays_ms:
+        metrics["chosen_delay_ms"] = chosen
+    _write_results(context, found)
+    return Outcome(
+        metrics=metrics,
+        degraded=describe_stand_ins(stand_ins),
+        machine={"tritonserver": SERVER_RELEASE},
+    )
+
+
+def choose_delay(found: Mapping[float | None, Levels], budget_ms: float | None) -> float | None:
+    """Returns the delay with the most requests per second at the most clients.
+
+    Args:
+        found: Delay in ms → clients → figures.
+        budget_ms: What the p99 at every number of clients may be; None for anything.
+
+    Returns:
+        None where no delay keeps the budget.
+    """
+    kept = {
+        delay: list(levels.values())[-1]["requests_per_s"]
+        for delay, levels in found.items()
+        if budget_ms is None or all(f["latency_p99_ms"] <= budget_ms for f in levels.values())
+    }
+    return max(kept, key=lambda delay: kept[delay]) if kept else None
+
+
+def write_table(levels: Levels) -> str:
+    """Returns a Markdown table: a row for each number of clients."""
+    names = [name for name in COLUMNS if any(name in figures for figures in levels.values())]
+    lines = [["clients", *(COLUMNS[name] for name in names)], ["---"] * (len(names) + 1)]
+    for level, figures in levels.items():
+        lines.append([level.removeprefix("clients_"), *(f"{figures[n]:g}" for n in names)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _measure(step: BenchTriton, served: ServedRepository, context: RunContext) -> Levels:
+    open_asker = _choose_asker(step, served)
+    texts = step.texts or TEXTS
+    put_load(open_asker, texts, 1, min(WARM_UP_S, step.seconds))
+    levels: Levels = {}
+    for clients in step.clients:
+        levels[f"clients_{clients}"] = put_load(
+            open_asker, texts, clients, step.seconds
+        ).summarise()
+        context.progress.advance()
+    return levels
+
+
+def _choose_asker(step: BenchTriton, served: ServedRepository) -> OpenAsker:
+    name = served.description.model_name
+    if served.description.shape == "generate":
+        return ask_generating(served.server, name, step.max_tokens)
+    return ask_once(served.server, name, "text_input")
+
+
+def _scale(levels: Levels) -> float:
+    first, *_ = levels.values()
+    last = list(levels.values())[-1]
+    rate = "tokens_per_s" if "tokens_per_s" in first else "requests_per_s"
+    return round(last[rate] / first[rate], 3)
+
+
+def _write_results(context: RunContext, found: Mapping[float | None, Levels]) -> None:
+    named = {"" if delay is None else f"{delay:g} ms": levels for delay, levels in found.items()}
+    folder = context.work_folder
+    text = json.dumps(named.get("", named), indent=1)
+    (folder / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
+    parts = [
+        (f"delay {name}\n\n" if name else "") + write_table(levels)
+        for name, levels in named.items()
+    ]
+    (folder / TABLE_NAME).write_text("\n\n".join(parts) + "\n", encoding="utf-8")

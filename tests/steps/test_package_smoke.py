@@ -1,0 +1,106 @@
+"""`package.triton` with `smoke: true`: the real server answers as the export does, or it fails.
+
+Each shape is tried through the step, so that what is held against the server comes from the export.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmopt.artifacts.onnx_description import read_onnx_description
+from llmopt.artifacts.progress import SilentProgress
+from llmopt.errors import IncompatibleError, NumericalError
+from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.package_triton import PackageTriton
+from llmopt.triton.server_distribution import ServerDistribution
+from tests.export.encoders import export_bert, make_bert
+from tests.export.exports import export
+from tests.models import TINY_MODEL
+from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Try = Callable[..., Outcome]
+
+
+@pytest.fixture
+def try_step(tmp_path: Path, server_distribution: ServerDistribution) -> Try:
+    """Runs the step with `smoke` in tmp_path."""
+
+    def run(model: Path, source: Path, **fields: Any) -> Outcome:
+        step = PackageTriton.model_validate(
+            {"uses": "package.triton", "model": "m", "smoke": True, "threads": 1, **fields}
+        )
+        inputs = {
+            "model": ResolvedInput("m", "onnx_model", "", source),
+            "tokenizer": ResolvedInput("base", "checkpoint", "", model),
+        }
+        (tmp_path / "work").mkdir()
+        scratch = tmp_path / "scratch"
+        return step.run(inputs, RunContext(tmp_path / "work", scratch, "cpu", 1, SilentProgress()))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model's export; do not write into it."""
+    folder = tmp_path_factory.mktemp("smoke") / "onnx"
+    export(TINY_MODEL, folder, last_token_logits=True)
+    return folder
+
+
+def test_generated_text_is_held_against_the_export(try_step: Try, decoder: Path) -> None:
+    outcome = try_step(TINY_MODEL, decoder, shape="generate", model_name="apparel")
+    answer = outcome.metrics["answer"]
+    assert isinstance(answer, str)
+    assert answer.strip()
+    assert outcome.metrics["answered_by_release"] == "24.10"
+    assert "is that of the model run directly" in str(outcome.metrics["answer_checked"])
+    assert {"load_s", "answer_s", "first_response_s"} <= outcome.timings.keys()
+
+
+def test_an_answer_that_is_not_the_export_s_is_refused(
+    try_step: Try, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmopt.steps import package_smoke  # noqa: PLC0415 - its import is what run() defers
+
+    whole = package_smoke.expect_text
+
+    def expect_otherwise(*given: Any) -> Any:
+        return replace(whole(*given), text="何か別のもの")
+
+    monkeypatch.setattr(package_smoke, "expect_text", expect_otherwise)
+    with pytest.raises(NumericalError, match="the model run directly gives '何か別のもの'"):
+        try_step(TINY_MODEL, decoder, shape="generate")
+
+
+@pytest.mark.parametrize("task", ["embed", "fill_mask"])
+def test_an_encoder_s_outputs_are_held_against_the_export(
+    try_step: Try, tmp_path: Path, task: str
+) -> None:
+    model = make_bert(tmp_path / "model")
+    fills = task == "fill_mask"
+    export_bert(model, tmp_path / "onnx", task, masked_positions=fills)  # type: ignore[arg-type]
+    outcome = try_step(
+        model, tmp_path / "onnx", shape="ensemble", task=task, buckets=[8, 32], model_name="bert"
+    )
+    compared = "token_ids" if fills else "embedding"
+    assert f"{compared}: as the model run directly" in str(outcome.metrics["answer_checked"])
+
+
+def test_a_decoder_s_scores_are_held_against_the_export(try_step: Try, tmp_path: Path) -> None:
+    export(TINY_MODEL, tmp_path / "onnx", kv_cache=False, last_token_logits=True)
+    outcome = try_step(
+        TINY_MODEL, tmp_path / "onnx", shape="ensemble", task="score", buckets=[16, 32]
+    )
+    assert "token_ids: as the model run directly" in str(outcome.metrics["answer_checked"])
+    assert read_onnx_description(tmp_path / "onnx").last_token_logits
+
+
+def test_a_prompt_that_no_bucket_holds_is_told(try_step: Try, tmp_path: Path) -> None:
+    export(TINY_MODEL, tmp_path / "onnx", kv_cache=False, last_token_logits=True)
+    with pytest.raises(IncompatibleError, match="tokens; the largest bucket has 1"):
+        try_step(TINY_MODEL, tmp_path / "onnx", shape="ensemble", task="score", buckets=[1])
