@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from llmopt.errors import InputError, RequestFailed
+from llmopt.triton.backends import find_backend
 from llmopt.triton.client import TritonClient
 from llmopt.triton.grpc_client import Array, GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment
@@ -16,7 +17,6 @@ from llmopt.triton.server import ServerOptions, TritonServer
 from tests.triton.good_repositories import WRITERS
 from tests.triton.mistakes.planting import Mistake
 
-ONNXRUNTIME_BACKEND = Path(__file__).parent / "onnxruntime_backend"
 LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 15.0
 # It starts whatever fails, and then tells each model's state and reason.
@@ -131,7 +131,7 @@ def read_models(repository: Path) -> dict[str, bytes | None]:
 def judge_repository(repository: Path, base: str, environment: ModelEnvironment) -> Verdict:
     """Starts the server over a repository and, where all of it loads, asks it something."""
     options = ServerOptions(
-        backends={"onnxruntime": ONNXRUNTIME_BACKEND},
+        backends={"onnxruntime": find_backend("onnxruntime")},
         arguments=LENIENT,
         ready_timeout_s=LOAD_TIMEOUT_S,
     )

@@ -35,7 +35,7 @@ server's options) is listed as not checked.
 
 Below, each mistake is planted on a small good repository, and stands beside what the real
 tritonserver {SERVER_VERSION} ({SERVER_RELEASE}) made of it. Its python backend is the
-real one; backend onnxruntime is a stand-in for tests over onnxruntime's wheel, which repeats the
+real one; backend onnxruntime is a stand-in over onnxruntime's wheel, which repeats the
 real one's checks; backends tensorrt and vllm are not in that server. A text is cut after 300
 characters.
 
