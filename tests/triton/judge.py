@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TRITON_DESCRIPTION_NAME
 from llmopt.errors import InputError, RequestFailed
 from llmopt.triton.backends import find_backend
 from llmopt.triton.client import TritonClient
@@ -23,6 +24,7 @@ ANSWER_TIMEOUT_S = 15.0
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
 NO_BACKEND = re.compile(r"unable to find backend library for backend '(tensorrt|vllm)'")
 MAX_CHARACTERS = 300
+UNREAD = (TRITON_DESCRIPTION_NAME, REQUIREMENTS_NAME)
 # Where a message comes from: a place in the build of protobuf, or a trace of Python.
 PLACES = re.compile(r"\[libprotobuf ERROR \S+\] | At: .*$")
 NOISE = ("Internal: failed to load all models", "CUDA driver version is insufficient")
@@ -120,8 +122,8 @@ def judge_mistake(mistake: Mistake, folder: Path, environment: ModelEnvironment)
 
 
 def read_models(repository: Path) -> dict[str, bytes | None]:
-    """Reads what the server reads: everything but the files at the root."""
-    paths = [path for path in repository.rglob("*") if path.parent != repository]
+    """Reads all but what the server does not know of: triton.json and requirements.txt."""
+    paths = [path for path in repository.rglob("*") if path.name not in UNREAD]
     return {
         path.relative_to(repository).as_posix(): path.read_bytes() if path.is_file() else None
         for path in paths
