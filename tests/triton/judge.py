@@ -35,7 +35,9 @@ UNTOLD = {
     "an accelerator that onnxruntime does not have": "the stand-in does not read it",
     "a package that requirements.txt lacks": "it depends on what the server's Python holds",
 }
-Name = Literal["refused", "hangs", "fails requests", "answers wrongly", "serves", "not judged"]
+Name = Literal[
+    "refused", "crashes", "hangs", "fails requests", "answers wrongly", "serves", "not judged"
+]
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,15 @@ def judge_repository(repository: Path, base: str, environment: ModelEnvironment)
         with TritonServer(repository, environment, log, options) as server:
             verdict = _judge_running(server, base)
     except InputError as error:
-        hangs = "was not ready within" in error.message
-        verdict = Verdict("hangs" if hangs else "refused", error.message)
+        verdict = Verdict(_name_end(error.message), error.message)
     text = " ".join(verdict.says.replace(str(repository), "REPOSITORY").split())
     return Verdict(verdict.verdict, PLACES.sub("", text)[:MAX_CHARACTERS])
+
+
+def _name_end(message: str) -> Name:
+    if "was not ready within" in message:
+        return "hangs"
+    return "crashes" if "it ended with status -" in message else "refused"
 
 
 def _judge_running(server: TritonServer, base: str) -> Verdict:

@@ -7,6 +7,7 @@ from typing import Any
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 
+LATEST = -1
 Step = Any  # pb.ModelEnsembling.Step; the generated module carries no types
 
 
@@ -44,10 +45,10 @@ def find_step_faults(repository: Repository, model: ServedModel) -> Iterator[Fin
 def _find_used_faults(
     model: ServedModel, field: str, step: Step, used: ServedModel
 ) -> Iterator[Fault]:
-    if step.model_version > 0 and step.model_version not in used.served_versions:
+    if step.model_version != LATEST and step.model_version not in used.served_versions:
         yield model.fault(
             f"{field}.model_version",
-            f"is {step.model_version}",
+            f"is {step.model_version or 'not set, or 0'}",
             f"-1, or a served version of {used.name} "
             f"({', '.join(map(str, used.served_versions))}), is allowed",
             "write -1 for the latest",

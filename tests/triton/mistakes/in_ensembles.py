@@ -51,6 +51,18 @@ ENSEMBLE_MISTAKES = (
         "step[1] (scorer).model_version is 3; -1, or a served version of scorer (1)",
     ),
     Mistake(
+        "a step without a version",
+        "words",
+        (
+            in_config(
+                "words",
+                'model_name: "scorer"\n      model_version: -1',
+                'model_name: "scorer"',
+            ),
+        ),
+        "step[1] (scorer).model_version is not set, or 0; -1, or a served version of scorer (1)",
+    ),
+    Mistake(
         "an ensemble without steps",
         "words",
         (write("words/config.pbtxt", STEPLESS),),

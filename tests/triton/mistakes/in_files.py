@@ -211,6 +211,18 @@ FILE_MISTAKES = (
         'model_warmup "text".inputs "TEXT" has no data',
     ),
     Mistake(
+        "warm-up from a file without a name",
+        "words",
+        (replace("reader/config.pbtxt", 'input_data_file: "text"', 'input_data_file: ""'),),
+        'model_warmup "text".inputs "TEXT" has no data',
+    ),
+    Mistake(
+        "warm-up texts without their lengths",
+        "words",
+        (write("reader/warmup/text", "日本"),),
+        'input_data_file is "text" of another form; 1 texts are allowed',
+    ),
+    Mistake(
         "an environment that is not there",
         "words",
         (
