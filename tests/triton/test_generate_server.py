@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -21,6 +22,7 @@ from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment, make_environment
 from llmopt.triton.server import ServerOptions, TritonServer
+from llmopt.triton.shared_memory import SHARED_MEMORY
 from tests.export.exports import export
 from tests.models import TINY_MODEL, make_model
 from tests.quant.layers import make_options
@@ -259,6 +261,32 @@ def test_two_hundred_requests_on_a_queue_of_64(serving: Serving) -> None:
     assert all("64 requests wait already, as many as max_queue_size" in str(e) for e in refused)
     assert {a["num_output_tokens"] for a in answered} == {40}
     assert serving.is_healthy
+
+
+def measure_memory(serving: Serving) -> tuple[int, int]:
+    """Returns the bytes of the server and its stubs, and those of their shared memory."""
+    server = psutil.Process(serving.server.pid)
+    resident = sum(each.memory_info().rss for each in [server, *server.children(recursive=True)])
+    regions = SHARED_MEMORY.glob("triton_python_backend_shm_region_*")
+    return resident, sum(region.stat().st_size for region in regions)
+
+
+def test_memory_is_flat_over_two_thousand_requests(serving: Serving) -> None:
+    def ask_many(number: int) -> None:
+        for index in range(number // 8):
+            text = TEXTS[index % 16]
+            if index % 10 == 9:  # a bad one now and then
+                with pytest.raises(RequestFailed):
+                    ask(serving.client, "plain", text, -1)
+            else:
+                ask(serving.client, "plain", text, 1 + index % 4)
+
+    assert ask_at_once([lambda: ask_many(400)] * 8) == [None] * 8
+    before, shared_before = measure_memory(serving)
+    assert ask_at_once([lambda: ask_many(2000)] * 8) == [None] * 8
+    after, shared_after = measure_memory(serving)
+    assert after - before < 8 << 20
+    assert shared_after <= shared_before
 
 
 def test_counts_stand_in_the_servers_metrics(serving: Serving) -> None:
