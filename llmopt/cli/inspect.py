@@ -53,7 +53,8 @@ def verify(
             }
         )
     if seen.faults:
-        raise InputError(f"{folder} is not sound: " + "; ".join(seen.faults))
+        start = " " if len(seen.faults) == 1 else "\n  "
+        raise InputError(f"{folder} is not sound:{start}" + "\n  ".join(seen.faults))
     if not as_json:
         lines = [f"✓ {line}" for line in seen.checked]
         lines += [f"- not checked: {line}" for line in seen.not_checked]

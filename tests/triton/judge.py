@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TRITON_DESCRIPTION_NAME
 from llmopt.errors import InputError, RequestFailed
+from llmopt.triton.backends import find_backend
 from llmopt.triton.client import TritonClient
 from llmopt.triton.grpc_client import Array, GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment
@@ -16,16 +18,16 @@ from llmopt.triton.server import ServerOptions, TritonServer
 from tests.triton.good_repositories import WRITERS
 from tests.triton.mistakes.planting import Mistake
 
-ONNXRUNTIME_BACKEND = Path(__file__).parent / "onnxruntime_backend"
 LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 15.0
 # It starts whatever fails, and then tells each model's state and reason.
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
-NO_BACKEND = "unable to find backend library"
+NO_BACKEND = re.compile(r"unable to find backend library for backend '(tensorrt|vllm)'")
 MAX_CHARACTERS = 300
-# Where a message comes from: in the build of protobuf, or in the folder of backends.
-PLACES = re.compile(r"\[libprotobuf ERROR \S+\] |\S*/llmopt-backends-\w+/")
-NOISE = ("failed to load all models", "CUDA driver version is insufficient")
+UNREAD = (TRITON_DESCRIPTION_NAME, REQUIREMENTS_NAME)
+# Where a message comes from: a place in the build of protobuf, or a trace of Python.
+PLACES = re.compile(r"\[libprotobuf ERROR \S+\] | At: .*$")
+NOISE = ("Internal: failed to load all models", "CUDA driver version is insufficient")
 # What this server can't tell, and why.
 UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
@@ -33,7 +35,9 @@ UNTOLD = {
     "an accelerator that onnxruntime does not have": "the stand-in does not read it",
     "a package that requirements.txt lacks": "it depends on what the server's Python holds",
 }
-Name = Literal["refused", "hangs", "fails requests", "answers wrongly", "serves", "not judged"]
+Name = Literal[
+    "refused", "crashes", "hangs", "fails requests", "answers wrongly", "serves", "not judged"
+]
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ def judge_mistake(mistake: Mistake, folder: Path, environment: ModelEnvironment)
 
 
 def read_models(repository: Path) -> dict[str, bytes | None]:
-    """Reads what the server reads: everything but the files at the root."""
-    paths = [path for path in repository.rglob("*") if path.parent != repository]
+    """Reads all but what the server does not know of: triton.json and requirements.txt."""
+    paths = [path for path in repository.rglob("*") if path.name not in UNREAD]
     return {
         path.relative_to(repository).as_posix(): path.read_bytes() if path.is_file() else None
         for path in paths
@@ -131,7 +135,7 @@ def read_models(repository: Path) -> dict[str, bytes | None]:
 def judge_repository(repository: Path, base: str, environment: ModelEnvironment) -> Verdict:
     """Starts the server over a repository and, where all of it loads, asks it something."""
     options = ServerOptions(
-        backends={"onnxruntime": ONNXRUNTIME_BACKEND},
+        backends={"onnxruntime": find_backend("onnxruntime")},
         arguments=LENIENT,
         ready_timeout_s=LOAD_TIMEOUT_S,
     )
@@ -140,17 +144,22 @@ def judge_repository(repository: Path, base: str, environment: ModelEnvironment)
         with TritonServer(repository, environment, log, options) as server:
             verdict = _judge_running(server, base)
     except InputError as error:
-        hangs = "was not ready within" in error.message
-        verdict = Verdict("hangs" if hangs else "refused", error.message)
-    text = PLACES.sub("", verdict.says.replace(str(repository), "REPOSITORY"))
-    return Verdict(verdict.verdict, " ".join(text.split())[:MAX_CHARACTERS])
+        verdict = Verdict(_name_end(error.message), error.message)
+    text = " ".join(verdict.says.replace(str(repository), "REPOSITORY").split())
+    return Verdict(verdict.verdict, PLACES.sub("", text)[:MAX_CHARACTERS])
+
+
+def _name_end(message: str) -> Name:
+    if "was not ready within" in message:
+        return "hangs"
+    return "crashes" if "it ended with status -" in message else "refused"
 
 
 def _judge_running(server: TritonServer, base: str) -> Verdict:
     reasons = _list_refusals(server)
     if reasons:
         text = "; ".join(reasons)
-        return Verdict("not judged" if NO_BACKEND in text else "refused", text)
+        return Verdict("not judged" if NO_BACKEND.search(text) else "refused", text)
     question = QUESTIONS[base]
     with GrpcClient(server.grpc_address, ANSWER_TIMEOUT_S) as client:
         try:

@@ -35,3 +35,37 @@ def test_mistakes_are_many_and_have_names_of_their_own() -> None:
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no model: no folder of it has a config\.pbtxt"):
         check_repository(tmp_path)
+
+
+def test_a_vllm_model_may_leave_its_tensors_to_the_backend(tmp_path: Path) -> None:
+    WRITERS["llm"](tmp_path)
+    text = 'backend: "vllm"\ninstance_group [ { count: 1 kind: KIND_MODEL } ]\n'
+    decoupled = "model_transaction_policy { decoupled: true }\n"
+    (tmp_path / "llm" / "config.pbtxt").write_text(text + decoupled, encoding="utf-8")
+    report = check_repository(tmp_path)
+    assert report.faults == []
+    assert "llm: its inputs, which the vllm backend declares itself" in report.not_checked
+
+
+def test_what_another_machine_decides_is_not_checked(tmp_path: Path) -> None:
+    WRITERS["words"](tmp_path)
+    config = tmp_path / "scorer" / "config.pbtxt"
+    text = config.read_text(encoding="utf-8").replace("KIND_CPU", "KIND_GPU gpus: [ 1 ]")
+    more = 'parameters { key: "EXECUTION_ENV_PATH" value { string_value: "/envs/a.tar.gz" } }\n'
+    config.write_text(f"{text}response_cache {{ enable: true }}\n{more}", encoding="utf-8")
+    report = check_repository(tmp_path)
+    assert report.faults == []
+    assert {
+        "scorer: whether the server's machine has GPUs [1]",
+        "scorer: environment /envs/a.tar.gz, a path on the server's machine",
+        "scorer: its response cache, which does nothing unless the server is started with "
+        "--cache-config=local,size=BYTES",
+    } <= set(report.not_checked)
+
+
+def test_an_unread_config_is_one_fault_not_two(tmp_path: Path) -> None:
+    WRITERS["words"](tmp_path)
+    (tmp_path / "scorer" / "config.pbtxt").write_text("no config", encoding="utf-8")
+    report = check_repository(tmp_path)
+    assert [fault.file for fault in report.faults] == ["scorer/config.pbtxt"]
+    assert "words: step scorer, whose config does not read" in report.not_checked

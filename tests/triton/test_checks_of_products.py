@@ -1,24 +1,67 @@
-"""Ensembles that llmopt packages itself pass its own checks, whatever the task."""
+"""Ensembles that llmopt packages itself pass its own checks, whatever the task and the backend."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from llmopt.artifacts.digest import digest_file
+from llmopt.artifacts.engine_description import ENGINE_NAME
 from llmopt.triton.checks.repository_check import check_repository
-from tests.triton.ensembles import make_plan, write
+from llmopt.triton.ensemble_repository import EnsemblePlan
+from tests.triton.ensembles import describe_engine, make_plan, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+TASKS = (pytest.param("score", marks=pytest.mark.full), "embed", "fill_mask")
+GRID = ((1, 8), (9, 16), (17, 32))
+TOKENIZER_NAMES = "served_tokenizer: which outputs 1/model.py writes: not all names are constants"
 
 
-@pytest.mark.parametrize("task", ["score", "embed", "fill_mask"])
-def test_an_ensemble_is_sound(task: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def get_plan(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], EnsemblePlan]:
+    """Makes the plan for a task, once."""
     pytest.importorskip("fugashi", reason="fugashi (MeCab) is not installed")
-    repository = tmp_path / "repository"
-    repository.mkdir()
-    write(repository, make_plan(tmp_path / "plan", task), "served").write(repository)
-    report = check_repository(repository)
+    folder = tmp_path_factory.mktemp("plans")
+    plans: dict[str, EnsemblePlan] = {}
+
+    def get(task: str) -> EnsemblePlan:
+        if task not in plans:
+            plans[task] = make_plan(folder / task, task)
+        return plans[task]
+
+    return get
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_ensemble_over_an_export_is_sound(
+    task: str, tmp_path: Path, get_plan: Callable[[str], EnsemblePlan]
+) -> None:
+    write(tmp_path, get_plan(task), "served").write(tmp_path)
+    report = check_repository(tmp_path)
     assert [str(fault) for fault in report.faults] == []
     assert len(report.checked) == 7
+    assert report.not_checked == [TOKENIZER_NAMES]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_ensemble_over_an_engine_is_sound(
+    task: str, tmp_path: Path, get_plan: Callable[[str], EnsemblePlan]
+) -> None:
+    source, repository = tmp_path / "engine", tmp_path / "repository"
+    source.mkdir()
+    repository.mkdir()
+    (source / ENGINE_NAME).write_bytes(b"stands for an engine")
+    plan = get_plan(task)
+    engine = describe_engine(plan.model, GRID).model_copy(
+        update={"engine_sha256": digest_file(source / ENGINE_NAME)}
+    )
+    served = replace(plan, source=source, engine=engine)
+    write(repository, served, "served", device="cuda").write(repository)
+    report = check_repository(repository)
+    assert [str(fault) for fault in report.faults] == []
     assert report.not_checked == [
-        "served_tokenizer: which outputs 1/model.py writes: not all names are constants"
+        "served_engine: whether the server's machine has a GPU",
+        "served_engine: loading it, which needs a GPU and backend tensorrt",
+        TOKENIZER_NAMES,
     ]

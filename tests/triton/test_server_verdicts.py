@@ -19,11 +19,11 @@ from tests.triton.verdicts_page import MEANINGS, write_page
 
 RECORDED = json.loads(VERDICTS.read_text(encoding="utf-8"))
 GOOD = ("serves", "not judged")
-# One of each verdict, started in every test run; `full` starts every sixth mistake.
+# One of three verdicts each, started in every test run; `full` starts every sixth mistake.
 TELLING = (
     "a preferred batch above max_batch_size",
     "an output of another name than the config's",
-    "execute that returns nothing",
+    "execute without requests",
 )
 
 

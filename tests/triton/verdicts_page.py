@@ -16,6 +16,7 @@ from tests.triton.record_verdicts import VERDICTS
 
 MEANINGS = {
     "refused": "it does not load it, and says so",
+    "crashes": "the whole server ends",
     "hangs": "it waits for ever, or lets a request wait",
     "fails requests": "it loads it, and refuses requests",
     "answers wrongly": "it loads it and answers with status 200, wrongly, without a word",
@@ -34,10 +35,9 @@ code is then 8. Configs are judged as a server takes them that completes none
 server's options) is listed as not checked.
 
 Below, each mistake is planted on a small good repository, and stands beside what the real
-tritonserver {SERVER_VERSION} ({SERVER_RELEASE}) made of it. Its python backend is the
-real one; backend onnxruntime is a stand-in for tests over onnxruntime's wheel, which repeats the
-real one's checks; backends tensorrt and vllm are not in that server. A text is cut after 300
-characters.
+tritonserver {SERVER_VERSION} ({SERVER_RELEASE}) made of it. The python backend is its own; backend
+onnxruntime is a stand-in over onnxruntime's wheel, which repeats the real one's checks; backends
+tensorrt and vllm are not in that server. A text is cut after 300 characters.
 
 """
 

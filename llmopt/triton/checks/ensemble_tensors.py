@@ -24,18 +24,27 @@ class Meeting:
         where: Names the declaration, for people.
         tensor: The tensor's name in the ensemble.
         data_type: Triton's enum.
-        dims: With the batch axis in front where the model has one.
+        dims: Without the batch axis.
+        is_batched: Whether the model has one, in front of them.
     """
 
     where: str
     tensor: str
     data_type: int
     dims: tuple[int, ...]
+    is_batched: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dims, with the batch axis where there is one."""
+        return (VARIABLE, *self.dims) if self.is_batched else self.dims
 
 
 def find_meeting_faults(repository: Repository, model: ServedModel) -> Iterator[Finding]:
     """Judges whether all that declare a tensor agree on its dtype and shape."""
     first: dict[str, Meeting] = {}
+    # An ensemble without batch axis gives steps that have one a batch of 1.
+    is_single = model.config.max_batch_size == 0
     for meeting in _list_meetings(repository, model):
         other = first.setdefault(meeting.tensor, meeting)
         if meeting.data_type != other.data_type:
@@ -46,10 +55,12 @@ def find_meeting_faults(repository: Repository, model: ServedModel) -> Iterator[
                 "one data type is allowed",
                 "correct one of the two configs",
             )
-        elif not _fit(meeting.dims, other.dims):
+        elif not (
+            _fit(meeting.shape, other.shape) or (is_single and _fit(meeting.dims, other.dims))
+        ):
             yield model.fault(
                 f'ensemble_scheduling, tensor "{meeting.tensor}"',
-                f"is {list(meeting.dims)} in {meeting.where} and {list(other.dims)} in "
+                f"is {list(meeting.shape)} in {meeting.where} and {list(other.shape)} in "
                 f"{other.where} (batch axis included)",
                 "one shape is allowed, where -1 takes any size",
                 "correct one of the two configs",
@@ -83,8 +94,8 @@ def _list_meetings(repository: Repository, model: ServedModel) -> Iterator[Meeti
 def _meet(
     model: ServedModel, where: str, tensor: str, spec: pb.ModelInput | pb.ModelOutput
 ) -> Meeting:
-    batch = (VARIABLE,) if model.config.max_batch_size > 0 else ()
-    return Meeting(where, tensor, spec.data_type, (*batch, *spec.dims))
+    is_batched = model.config.max_batch_size > 0
+    return Meeting(where, tensor, spec.data_type, tuple(spec.dims), is_batched)
 
 
 def find_size_faults(repository: Repository, model: ServedModel) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import Any
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 
+LATEST = -1
 Step = Any  # pb.ModelEnsembling.Step; the generated module carries no types
 
 
@@ -44,10 +45,10 @@ def find_step_faults(repository: Repository, model: ServedModel) -> Iterator[Fin
 def _find_used_faults(
     model: ServedModel, field: str, step: Step, used: ServedModel
 ) -> Iterator[Fault]:
-    if step.model_version > 0 and step.model_version not in used.served_versions:
+    if step.model_version != LATEST and step.model_version not in used.served_versions:
         yield model.fault(
             f"{field}.model_version",
-            f"is {step.model_version}",
+            f"is {step.model_version or 'not set, or 0'}",
             f"-1, or a served version of {used.name} "
             f"({', '.join(map(str, used.served_versions))}), is allowed",
             "write -1 for the latest",
@@ -216,21 +217,4 @@ def find_circle_faults(repository: Repository, model: ServedModel) -> Iterator[F
             "leads back to the ensemble itself",
             "no ensemble may hold itself, at any depth",
             "remove the step",
-        )
-
-
-def find_decoupled_faults(repository: Repository, model: ServedModel) -> Iterator[Finding]:
-    """Judges whether an ensemble says that its answers stream where a step's do."""
-    used = [
-        repository.models[step.model_name]
-        for step in model.config.ensemble_scheduling.step
-        if step.model_name in repository.models
-    ]
-    streaming = [m.name for m in used if m.config.model_transaction_policy.decoupled]
-    if streaming and not model.config.model_transaction_policy.decoupled:
-        yield model.fault(
-            "model_transaction_policy.decoupled",
-            "is false",
-            f"its step {streaming[0]} is decoupled, and so is the ensemble then",
-            "set it to true, so that clients see it",
         )

@@ -113,7 +113,8 @@ def find_requirement_faults(repository: Repository) -> Iterator[Finding]:
     """Judges requirements.txt: numpy's version, and what the python models import."""
     path = repository.folder / REQUIREMENTS_NAME
     release = get_release(repository.description)
-    if release is None or not path.is_file():
+    python_models = [m for m in repository.models.values() if m.backend == "python"]
+    if release is None or not path.is_file() or not python_models:
         return
     lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     by_name = {_read_name(line): line for line in lines if line}
@@ -130,9 +131,8 @@ def find_requirement_faults(repository: Repository) -> Iterator[Finding]:
             "come out empty",
             'write "numpy>=1.26,<2"',
         )
-    for model in repository.models.values():
-        if model.backend == "python":
-            yield from _find_import_faults(repository, model, set(by_name))
+    for model in python_models:
+        yield from _find_import_faults(repository, model, set(by_name))
 
 
 def _read_name(line: str) -> str:

@@ -11,7 +11,6 @@ from llmopt.triton.checks.ensemble_models import find_setting_faults
 from llmopt.triton.checks.ensemble_tensors import find_meeting_faults, find_size_faults
 from llmopt.triton.checks.ensembles import (
     find_circle_faults,
-    find_decoupled_faults,
     find_flow_faults,
     find_map_faults,
     find_step_faults,
@@ -92,7 +91,6 @@ GROUPS = (
             find_map_faults,
             find_flow_faults,
             find_circle_faults,
-            find_decoupled_faults,
             find_meeting_faults,
             find_size_faults,
         ),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -73,7 +74,8 @@ def _find_value_faults(
             f"sizes that the input's {list(declared.dims)} takes are allowed, without the batch",
             "write sizes of 1 or more",
         )
-    if given.WhichOneof("input_data_type") is None:
+    source = given.WhichOneof("input_data_type")
+    if source is None or (source == "input_data_file" and not given.input_data_file):
         yield model.fault(
             field,
             "has no data",
@@ -95,6 +97,14 @@ def _find_data_file_faults(
             f"a file in {WARM_UP_FOLDER}/ is allowed",
             "put it there",
         )
+    elif given.data_type == pb.TYPE_STRING and _count_texts(path) != math.prod(given.dims):
+        yield model.fault(
+            f"{field}.input_data_file",
+            f'is "{given.input_data_file}" of another form',
+            f"{math.prod(given.dims)} texts are allowed, each after its length in 4 bytes, the "
+            "lowest first",
+            "write it so",
+        )
     elif given.data_type in ITEM_BYTES and given.dims and min(given.dims) > 0:
         wanted = math.prod(given.dims) * ITEM_BYTES[given.data_type]
         size = path.stat().st_size
@@ -105,3 +115,12 @@ def _find_data_file_faults(
                 f"{wanted} bytes, one row of dims {list(given.dims)}, are allowed",
                 "write the raw values anew",
             )
+
+
+def _count_texts(path: Path) -> int | None:
+    """Counts the texts of a data file; None where lengths and bytes do not match."""
+    data, place, count = path.read_bytes(), 0, 0
+    while place + 4 <= len(data):
+        place += 4 + int.from_bytes(data[place : place + 4], "little")
+        count += 1
+    return count if place == len(data) else None

@@ -1,5 +1,7 @@
 """Changes that are no mistakes: llmopt must not call them so, and the server serves them."""
 
+from pathlib import Path
+
 from tests.triton.mistakes.in_schedules import BATCHING, GROUP
 from tests.triton.mistakes.planting import (
     Edit,
@@ -18,6 +20,12 @@ def _harmless(name: str, base: str, *edits: Edit) -> Mistake:
     return Mistake(name, base, edits, message="")
 
 
+def _use_windows_ends(folder: Path) -> None:
+    """Ends every line of scorer's config as Windows does."""
+    path = folder / "scorer" / "config.pbtxt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
 HARMLESS = (
     _harmless("a config without a name", "words", in_config("scorer", 'name: "scorer"\n', "")),
     _harmless(
@@ -28,7 +36,7 @@ HARMLESS = (
         "encoder",
         in_config("engine", 'backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'),
     ),
-    _harmless("a config with Windows' line ends", "words", add_field("scorer", "# end\r")),
+    _harmless("a config with Windows' line ends", "words", _use_windows_ends),
     _harmless("no instance group", "words", in_config("scorer", f"{GROUP}\n", "")),
     _harmless("two instances", "words", in_config("scorer", GROUP, GROUP.replace("1", "2"))),
     _harmless("no dynamic batching", "words", in_config("scorer", f"{BATCHING}\n", "")),
@@ -62,6 +70,13 @@ HARMLESS = (
         add_field(
             "scorer", 'input { name: "EXTRA" data_type: TYPE_FP32 dims: [ 1 ] optional: true }'
         ),
+    ),
+    _harmless(
+        "an ensemble that takes the whole shape",
+        "words",
+        in_config("words", "max_batch_size: 8", "max_batch_size: 0"),
+        in_config("words", "dims: [ 1 ]", "dims: [ -1, 1 ]"),
+        in_config("words", "dims: [ 3 ]", "dims: [ -1, 3 ]"),
     ),
     _harmless(
         "a step that takes the whole shape",

@@ -51,6 +51,18 @@ ENSEMBLE_MISTAKES = (
         "step[1] (scorer).model_version is 3; -1, or a served version of scorer (1)",
     ),
     Mistake(
+        "a step without a version",
+        "words",
+        (
+            in_config(
+                "words",
+                'model_name: "scorer"\n      model_version: -1',
+                'model_name: "scorer"',
+            ),
+        ),
+        "step[1] (scorer).model_version is not set, or 0; -1, or a served version of scorer (1)",
+    ),
+    Mistake(
         "an ensemble without steps",
         "words",
         (write("words/config.pbtxt", STEPLESS),),
@@ -194,10 +206,13 @@ ENSEMBLE_MISTAKES = (
         'ensemble_scheduling makes "SCORE", which nothing uses',
     ),
     Mistake(
-        "no batch axis over steps that have one",
+        "half a batch axis over steps that have one",
         "words",
-        (in_config("words", "max_batch_size: 8", "max_batch_size: 0"),),
-        'tensor "TEXT" is [-1, 1] in reader\'s input "TEXT" and [1] in words\'s input "TEXT"',
+        (
+            in_config("words", "max_batch_size: 8", "max_batch_size: 0"),
+            in_config("words", "dims: [ 1 ]", "dims: [ -1, -1, 1 ]"),
+        ),
+        'tensor "TEXT" is [-1, 1] in reader\'s input "TEXT" and [-1, -1, 1] in words\'s',
     ),
     Mistake(
         "two ensembles that hold each other",
@@ -220,23 +235,6 @@ ENSEMBLE_MISTAKES = (
             ),
         ),
         "ensemble_scheduling has steps that wait for each other (reader, scorer)",
-    ),
-    Mistake(
-        "an ensemble over a decoupled step that does not say so",
-        "words",
-        (
-            in_config("scorer", BATCHING, "model_transaction_policy { decoupled: true }"),
-            replace("scorer/1/model.py", "        answers = []\n", ""),
-            replace(
-                "scorer/1/model.py",
-                "            answers.append(pb_utils.InferenceResponse(output_tensors=[tensor]))\n"
-                "        return answers\n",
-                "            sender = request.get_response_sender()\n"
-                "            answer = pb_utils.InferenceResponse(output_tensors=[tensor])\n"
-                "            sender.send(answer, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)\n",
-            ),
-        ),
-        "words/config.pbtxt: model_transaction_policy.decoupled is false",
     ),
     Mistake(
         "100 MB from step to step",

@@ -26,6 +26,12 @@ FILE_MISTAKES = (
         "checkpoints/config.pbtxt is missing; every folder of the repository is taken for a model",
     ),
     Mistake(
+        "a hidden folder beside the models",
+        "words",
+        (write(".git/HEAD", "ref: refs/heads/main"),),
+        ".git/config.pbtxt is missing; every folder of the repository is taken for a model",
+    ),
+    Mistake(
         "no version folder",
         "words",
         (rename("scorer/1", "scorer/latest"),),
@@ -203,6 +209,18 @@ FILE_MISTAKES = (
         "words",
         (replace("reader/config.pbtxt", ' input_data_file: "text"', ""),),
         'model_warmup "text".inputs "TEXT" has no data',
+    ),
+    Mistake(
+        "warm-up from a file without a name",
+        "words",
+        (replace("reader/config.pbtxt", 'input_data_file: "text"', 'input_data_file: ""'),),
+        'model_warmup "text".inputs "TEXT" has no data',
+    ),
+    Mistake(
+        "warm-up texts without their lengths",
+        "words",
+        (write("reader/warmup/text", "日本"),),
+        'input_data_file is "text" of another form; 1 texts are allowed',
     ),
     Mistake(
         "an environment that is not there",
