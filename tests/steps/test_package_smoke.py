@@ -4,14 +4,13 @@ Each shape is tried through the step, so that what is held against the server co
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmopt.artifacts.progress import SilentProgress
-from llmopt.errors import IncompatibleError, NumericalError
+from llmopt.errors import IncompatibleError
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.server_distribution import ServerDistribution
@@ -61,21 +60,6 @@ def test_generated_text_is_held_against_the_export(try_step: Try, decoder: Path)
     assert {"load_s", "answer_s", "first_response_s"} <= outcome.timings.keys()
 
 
-def test_an_answer_that_is_not_the_export_s_is_refused(
-    try_step: Try, decoder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from llmopt.steps import package_smoke  # noqa: PLC0415 - its import is what run() defers
-
-    whole = package_smoke.expect_text
-
-    def expect_otherwise(*given: Any) -> Any:
-        return replace(whole(*given), text="何か別のもの")
-
-    monkeypatch.setattr(package_smoke, "expect_text", expect_otherwise)
-    with pytest.raises(NumericalError, match="the model run directly gives '何か別のもの'"):
-        try_step(TINY_MODEL, decoder, shape="generate")
-
-
 @pytest.mark.parametrize("task", ["embed", "fill_mask"])
 def test_an_encoder_s_outputs_are_held_against_the_export(
     try_step: Try, tmp_path: Path, task: str
@@ -86,7 +70,7 @@ def test_an_encoder_s_outputs_are_held_against_the_export(
     outcome = try_step(
         model, tmp_path / "onnx", shape="ensemble", task=task, buckets=[8, 32], model_name="bert"
     )
-    compared = "token_ids" if fills else "embedding"
+    compared = "token_ids, logprobs" if fills else "embedding"
     assert f"{compared}: as the model run directly" in str(outcome.metrics["answer_checked"])
     assert "onnxruntime" in str(outcome.degraded)
 
@@ -101,7 +85,9 @@ def one_pass(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_decoder_s_scores_are_held_against_the_export(try_step: Try, one_pass: Path) -> None:
     outcome = try_step(TINY_MODEL, one_pass, shape="ensemble", task="score", buckets=[16, 32])
-    assert "token_ids: as the model run directly" in str(outcome.metrics["answer_checked"])
+    assert "token_ids, logprobs: as the model run directly" in str(
+        outcome.metrics["answer_checked"]
+    )
 
 
 def test_a_prompt_that_no_bucket_holds_is_told(try_step: Try, one_pass: Path) -> None:
