@@ -29,6 +29,10 @@ class OnnxReference:
         path = str(folder / MODEL_NAME)
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
-        """Returns one output for the inputs, by name."""
-        return np.asarray(self._session.run([output], dict(feeds))[0], np.float32)
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Returns every output for the inputs, by name."""
+        arrays = self._session.run(None, dict(feeds))
+        names = [output.name for output in self._session.get_outputs()]
+        return {
+            name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)
+        }

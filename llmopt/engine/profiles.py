@@ -17,11 +17,10 @@ from llmopt.artifacts.optimization_profile import (
     OptimizationProfile,
     dynamic_axes,
 )
-from llmopt.artifacts.tensor_spec import ITEM_BYTES, TensorSpec
-from llmopt.engine.profile_entries import PAST, Entry, ProfileEntries, Sizes, check_order
+from llmopt.artifacts.tensor_spec import ITEM_BYTES, PAST, SEQUENCE, TOTAL, TensorSpec
+from llmopt.engine.profile_entries import Entry, ProfileEntries, Sizes, check_order
 from llmopt.errors import IncompatibleError
 
-SEQUENCE, TOTAL = "sequence", "total_sequence"
 MAX_ELEMENTS = 2**31 - 1  # of a tensor, TensorRT's limit
 
 

@@ -1,6 +1,7 @@
 """Exported models in onnxruntime, on the CPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from llmopt.artifacts.child_events import OUT_OF_MEMORY
 from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
+from llmopt.artifacts.tensor_spec import BATCH
 from llmopt.errors import InputError
 
 Array = NDArray[Any]
@@ -33,6 +36,7 @@ def open_session(
 
     Raises:
         InputError: onnxruntime takes it not; its own words are in the message.
+        MemoryError: There is not enough for it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS
@@ -44,7 +48,20 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except LOAD_ERRORS as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from None
         raise InputError(f"onnxruntime does not load {path}: {error}") from None
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises what onnxruntime says of memory that ran out in a run as a MemoryError."""
+    try:
+        yield
+    except (ort_errors.Fail, ort_errors.RuntimeException) as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from None
+        raise
 
 
 class OnnxDecoder:
@@ -65,7 +82,7 @@ class OnnxDecoder:
         self._mask_BL = np.empty((num_rows, 0), np.int64)
         self._cache = [
             np.empty(
-                [num_rows if a.name == "batch" else max(a.size, 0) for a in spec.axes],
+                [num_rows if a.name == BATCH else max(a.size, 0) for a in spec.axes],
                 np.dtype(spec.dtype),
             )
             for spec in self._cache_specs

@@ -224,7 +224,13 @@ class _Planner:
         found = self._store.find(before.identity) if before.state == "cached" else None
         content = None if found is None else found.manifest.content_digest
         return ResolvedInput(
-            name, before.step.produces, before.identity, path, content=content, maker=before.step
+            name,
+            before.step.produces,
+            before.identity,
+            path,
+            content=content,
+            maker=before.step,
+            maker_inputs=before.inputs,
         )
 
     def _describe_cached(self, inputs: Mapping[str, ResolvedInput]) -> str:

@@ -16,7 +16,7 @@ from llmopt.artifacts.onnx_description import (
     OnnxDescription,
     read_onnx_description,
 )
-from llmopt.artifacts.onnx_digests import digest_onnx
+from llmopt.artifacts.onnx_digests import require_unchanged
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.engine.build_job import BuildJob
 from llmopt.engine.build_needs import check_memory
@@ -29,9 +29,17 @@ from llmopt.steps.build_tensorrt import BuildTensorrt
 
 @dataclass(frozen=True)
 class _Checked:
-    """A model that a builder may see: its graph, what it says of itself, the profiles for it."""
+    """A model that a builder may see.
+
+    Attributes:
+        file: Its graph.
+        digests: SHA-256 of the graph and of the weights beside it.
+        description: What it says of itself.
+        profiles: For it.
+    """
 
     file: OnnxFile
+    digests: tuple[str, str | None]
     description: OnnxDescription
     profiles: tuple[OptimizationProfile, ...]
 
@@ -55,7 +63,6 @@ def run_build_step(
     result = run_build(_make_job(step, backend, checked, work), context.progress)
     built = time.perf_counter()
     engine = work / ENGINE_NAME
-    onnx_sha256, weights_sha256 = digest_onnx(folder)
     EngineDescription(
         backend=backend,
         tensorrt_version=result.tensorrt_version,
@@ -63,8 +70,8 @@ def run_build_step(
         model=checked.description,
         profiles=checked.profiles,
         settings=step.engine_settings,
-        onnx_sha256=onnx_sha256,
-        weights_sha256=weights_sha256,
+        onnx_sha256=checked.digests[0],
+        weights_sha256=checked.digests[1],
         engine_sha256=digest_file(engine),
         warnings=result.warnings,
     ).write(work)
@@ -76,7 +83,11 @@ def run_build_step(
             "warnings": len(result.warnings),
         },
         timings={"check_s": round(begun - started, 3), "build_s": round(built - begun, 3)},
-        machine={"backend": backend, "tensorrt": result.tensorrt_version},
+        machine={
+            "backend": backend,
+            "tensorrt": result.tensorrt_version,
+            **step.identity_machine(),
+        },
     )
 
 
@@ -84,7 +95,6 @@ def run_deferral(step: BuildTensorrt, folder: Path, context: RunContext, reason:
     """Checks all that needs no TensorRT, and writes the build down for another machine."""
     started = time.perf_counter()
     checked = _check(step, folder)
-    onnx_sha256, weights_sha256 = digest_onnx(folder)
     wanted = step.wanted_backends
     DeferredBuild(
         backends=tuple(backend.name for backend in wanted),
@@ -94,8 +104,8 @@ def run_deferral(step: BuildTensorrt, folder: Path, context: RunContext, reason:
         model=checked.description,
         profiles=checked.profiles,
         settings=step.engine_settings,
-        onnx_sha256=onnx_sha256,
-        weights_sha256=weights_sha256,
+        onnx_sha256=checked.digests[0],
+        weights_sha256=checked.digests[1],
         onnx_bytes=checked.file.num_bytes,
         reason=reason,
     ).write(context.work_folder)
@@ -133,14 +143,15 @@ def _check(step: BuildTensorrt, folder: Path) -> _Checked:
     """Checks a model and the profiles for it.
 
     Raises:
-        InputError: It is no whole model of its description.
+        InputError: It is no whole model of its description, or not the one that was exported.
         IncompatibleError: TensorRT would not take it, or not so.
     """
     description = read_onnx_description(folder)
     file = open_onnx(folder / MODEL_NAME)
     check_signature(file, description)
     check_parsable(file)
-    return _Checked(file, description, step.read_profiles(description))
+    profiles = step.read_profiles(description)
+    return _Checked(file, require_unchanged(folder), description, profiles)
 
 
 def _make_job(step: BuildTensorrt, backend: BackendName, checked: _Checked, work: Path) -> BuildJob:

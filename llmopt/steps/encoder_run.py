@@ -1,6 +1,5 @@
 """The run of `export.onnx` on an encoder; imports torch, so only the step's `run()` imports it."""
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +19,11 @@ from llmopt.export.encoder_parity import EncoderParity, check_encoder
 from llmopt.export.encoder_session import OnnxEncoder
 from llmopt.export.model_file import check_model_file
 from llmopt.export.parity import TOLERANCES
-from llmopt.export.session import open_session
+from llmopt.export.session import memory_errors, open_session
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import describe_device
 from llmopt.steps.export_onnx import INT8_COSINE_DISTANCE, ExportOnnx
-from llmopt.steps.export_run import copy_sidecars, make_empty_folder, measure_files, read_options
+from llmopt.steps.export_run import copy_sidecars, hold_folder, measure_files, read_options
 
 
 def run_encoder_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Outcome:
@@ -75,12 +74,11 @@ class _EncoderJob:
         Raises:
             NumericalError: Either is further from PyTorch than it may be.
         """
-        folder = make_empty_folder(self.context.scratch_folder / "float32")
-        description = self._export("float32", folder)
-        exact = self._check(folder, description)
-        exact.require(TOLERANCES["float32"])
-        layers = quantize_weights_dynamically(folder, self.context.work_folder, description)
-        shutil.rmtree(folder)
+        with hold_folder(self.context.scratch_folder / "float32") as folder:
+            description = self._export("float32", folder)
+            exact = self._check(folder, description)
+            exact.require(TOLERANCES["float32"])
+            layers = quantize_weights_dynamically(folder, self.context.work_folder, description)
         parity = self._check(self.context.work_folder, description)
         parity.require_cosine(self.step.tolerance or INT8_COSINE_DISTANCE)
         return {
@@ -90,10 +88,8 @@ class _EncoderJob:
         }
 
     def _check_twin(self) -> EncoderParity:
-        folder = make_empty_folder(self.context.scratch_folder / "twin")
-        parity = self._check(folder, self._export("float32", folder))
-        shutil.rmtree(folder)
-        return parity
+        with hold_folder(self.context.scratch_folder / "twin") as folder:
+            return self._check(folder, self._export("float32", folder))
 
     def _export(self, dtype: TensorDtype, folder: Path) -> OnnxDescription:
         options = replace(read_options(self.step), dtype=dtype)
@@ -103,6 +99,7 @@ class _EncoderJob:
         self.context.progress.start("holding it against PyTorch", 1)
         encoder = OnnxEncoder(open_session(folder, description, self.context.threads), description)
         reference = load_encoder(self.config, self.task)
-        parity = check_encoder(encoder, description, self.config, reference)
+        with memory_errors():
+            parity = check_encoder(encoder, description, self.config, reference)
         self.context.progress.advance()
         return parity

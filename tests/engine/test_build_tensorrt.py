@@ -18,7 +18,7 @@ from llmopt.steps.build_tensorrt import BuildTensorrt
 from tests.cli.conftest import RunHere
 from tests.cli.conftest import run_here as run_here  # noqa: PLC0414 - a fixture
 from tests.cli.test_terminal import run_on_terminal
-from tests.engine.builds import CACHED, DECODE, make_recipe, needs_rtx
+from tests.engine.builds import CACHED, DECODE, make_recipe, needs_rtx, seal_export
 from tests.engine.test_build_process import write_killer
 from tests.models import edit_json
 from tests.recipe.harness import Workplace
@@ -103,7 +103,7 @@ def test_what_is_wrong_has_its_exit_code_and_leaves_nothing(
 ) -> None:
     done = run_here("build-trt", exported, *options, "-o", "engine")
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
-    assert not any(path.is_file() for path in (tmp_path / "engine").rglob("*"))
+    assert not (tmp_path / "engine").exists()
 
 
 def text_file(model: Path) -> None:
@@ -126,6 +126,18 @@ def other_inputs(model: Path) -> None:
 
 def nbits(model: Path) -> None:
     edit_json(model / "onnx.json", weights="matmulnbits")
+
+
+def changed(name: str) -> Callable[[Path], None]:
+    """Changes one byte of a file since the export's manifest was written."""
+
+    def change(model: Path) -> None:
+        seal_export(model)
+        data = bytearray((model / name).read_bytes())
+        data[-1] ^= 1
+        (model / name).write_bytes(data)
+
+    return change
 
 
 def foreign(model: Path) -> None:
@@ -154,11 +166,13 @@ def huge(model: Path) -> None:
         (text_file, InputError, "model.onnx is no ONNX model"),
         (no_data, InputError, "its weights file model.onnx.data is missing"),
         (short_data, InputError, "model.onnx.data is truncated"),
-        (other_inputs, InputError, "its input input_ids is of shape"),
+        (other_inputs, InputError, "input input_ids is one too many"),
         (nbits, IncompatibleError, "weights: matmulnbits, whose operators TensorRT lacks"),
         (foreign, IncompatibleError, "is com.microsoft::RotaryEmbedding"),
         (no_description, InputError, "holds no onnx.json"),
         (huge, ResourceError, "of memory"),
+        (changed(DATA_NAME), InputError, "model.onnx.data is not the file that was exported"),
+        (changed("model.onnx"), InputError, "model.onnx is not the file that was exported"),
     ],
 )
 @needs_rtx
