@@ -33,13 +33,11 @@ class _Checked:
 
     Attributes:
         file: Its graph.
-        digests: SHA-256 of the graph and of the weights beside it.
         description: What it says of itself.
         profiles: For it.
     """
 
     file: OnnxFile
-    digests: tuple[str, str | None]
     description: OnnxDescription
     profiles: tuple[OptimizationProfile, ...]
 
@@ -58,6 +56,7 @@ def run_build_step(
     started = time.perf_counter()
     checked = _check(step, folder)
     check_memory(checked.file.path, checked.file.num_bytes, psutil.virtual_memory().available)
+    onnx_sha256, weights_sha256 = require_unchanged(folder)
     begun = time.perf_counter()
     work = context.work_folder
     result = run_build(_make_job(step, backend, checked, work), context.progress)
@@ -70,8 +69,8 @@ def run_build_step(
         model=checked.description,
         profiles=checked.profiles,
         settings=step.engine_settings,
-        onnx_sha256=checked.digests[0],
-        weights_sha256=checked.digests[1],
+        onnx_sha256=onnx_sha256,
+        weights_sha256=weights_sha256,
         engine_sha256=digest_file(engine),
         warnings=result.warnings,
     ).write(work)
@@ -95,6 +94,7 @@ def run_deferral(step: BuildTensorrt, folder: Path, context: RunContext, reason:
     """Checks all that needs no TensorRT, and writes the build down for another machine."""
     started = time.perf_counter()
     checked = _check(step, folder)
+    onnx_sha256, weights_sha256 = require_unchanged(folder)
     wanted = step.wanted_backends
     DeferredBuild(
         backends=tuple(backend.name for backend in wanted),
@@ -104,8 +104,8 @@ def run_deferral(step: BuildTensorrt, folder: Path, context: RunContext, reason:
         model=checked.description,
         profiles=checked.profiles,
         settings=step.engine_settings,
-        onnx_sha256=checked.digests[0],
-        weights_sha256=checked.digests[1],
+        onnx_sha256=onnx_sha256,
+        weights_sha256=weights_sha256,
         onnx_bytes=checked.file.num_bytes,
         reason=reason,
     ).write(context.work_folder)
@@ -143,7 +143,7 @@ def _check(step: BuildTensorrt, folder: Path) -> _Checked:
     """Checks a model and the profiles for it.
 
     Raises:
-        InputError: It is no whole model of its description, or not the one that was exported.
+        InputError: It is no whole model of its description.
         IncompatibleError: TensorRT would not take it, or not so.
     """
     description = read_onnx_description(folder)
@@ -151,7 +151,7 @@ def _check(step: BuildTensorrt, folder: Path) -> _Checked:
     check_signature(file, description)
     check_parsable(file)
     profiles = step.read_profiles(description)
-    return _Checked(file, require_unchanged(folder), description, profiles)
+    return _Checked(file, description, profiles)
 
 
 def _make_job(step: BuildTensorrt, backend: BackendName, checked: _Checked, work: Path) -> BuildJob:
