@@ -75,10 +75,7 @@ def _explain(job: BuildJob, end: ChildEnd) -> LlmoptError:
     is_final = kind in ("unavailable", "refused", "memory")
     text = end.last.text if end.last is not None and is_final else ""
     if kind == "unavailable":
-        return CapabilityError(
-            f"{backend.title} can't be used here: {text}",
-            remedy=f"{backend.remedy}; or set when_unavailable: defer",
-        )
+        return CapabilityError(f"{backend.title} can't be used here: {text}", remedy=backend.remedy)
     if kind == "refused":
         return IncompatibleError(f"{backend.title} refuses {job.onnx_path}: {text}")
     if kind == "memory" or end.status == -signal.SIGKILL:

@@ -1,5 +1,6 @@
 """Exported models in onnxruntime, on the CPU."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from llmopt.errors import InputError
 
 Array = NDArray[Any]
 LOG_ERRORS = 3
+ERROR_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 LOAD_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
     ort_errors.InvalidProtobuf, ort_errors.NoSuchFile, ort_errors.NotImplemented,
@@ -44,7 +46,11 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except LOAD_ERRORS as error:
-        raise InputError(f"onnxruntime does not load {path}: {error}") from None
+        said = " ".join(ERROR_CODE.sub("", str(error)).split())
+        raise InputError(
+            f"onnxruntime does not load {path}: {said}",
+            remedy="copy the folder again, or export the model anew",
+        ) from None
 
 
 class OnnxDecoder:
