@@ -14,8 +14,9 @@ from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
 from llmopt.errors import InputError
 
 Array = NDArray[Any]
-LOG_ERRORS = 3
-ERROR_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+LOG_FATAL = 4  # it raises its errors, and need not print them too
+# Its codes and its own source's places, in front of what it says.
+ERROR_CODES = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ \w+ ", re.DOTALL)
 LOAD_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
     ort_errors.InvalidProtobuf, ort_errors.NoSuchFile, ort_errors.NotImplemented,
@@ -37,7 +38,7 @@ def open_session(
         InputError: onnxruntime takes it not; its own words are in the message.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
+    options.log_severity_level = LOG_FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     for key, value in description.session_options.items():
@@ -46,7 +47,7 @@ def open_session(
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except LOAD_ERRORS as error:
-        said = " ".join(ERROR_CODE.sub("", str(error)).split())
+        said = " ".join(ERROR_CODES.sub("", str(error)).split())
         raise InputError(
             f"onnxruntime does not load {path}: {said}",
             remedy="copy the folder again, or export the model anew",

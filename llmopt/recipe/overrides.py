@@ -11,6 +11,7 @@ from llmopt.errors import RecipeError
 from llmopt.recipe.yaml_tree import KeyPath, YamlTree, parse_scalar
 
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
+MIN_PATH_LIKENESS = 0.85  # of whole paths, which share much of their length anyway
 MAX_PARAM_LENGTH = 4096  # a long value used often would grow the recipe without bound
 WHOLE_REFERENCE = re.compile(r"\$\{([^}]*)\}\Z")
 
@@ -181,7 +182,7 @@ def suggest_path(tree: YamlTree, keys: Sequence[str], node: Any = None) -> str:
     ]
     # `bits` and `quantize.bits` are steps.quantize.bits with its beginning left out.
     ends = [path for path in known if path.endswith(f".{written}")]
-    close = ends or difflib.get_close_matches(written, known, n=1)
+    close = ends or difflib.get_close_matches(written, known, n=1, cutoff=MIN_PATH_LIKENESS)
     if close:
         return f"; did you mean {close[0]!r}?"
     return suggest("", sorted(node)) if isinstance(node, dict) else ""
