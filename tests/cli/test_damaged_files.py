@@ -23,6 +23,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "onnx"
 
 
+@pytest.fixture
+def copied_model(random_model: Path, tmp_path: Path) -> Path:
+    """A model to be damaged."""
+    return Path(shutil.copytree(random_model, tmp_path / "model"))
+
+
 def assert_told(done: Finished, *words: str) -> None:
     """Checks for an InputError that names what is wrong and the way out, in no library's words."""
     assert done.returncode == 8, done.stderr
@@ -87,15 +93,9 @@ def test_a_truncated_export(
 )
 @pytest.mark.parametrize("command", ["eval", "export-onnx"])
 def test_a_truncated_checkpoint(
-    run_here: RunHere,
-    random_model: Path,
-    documents: Path,
-    tmp_path: Path,
-    command: str,
-    name: str,
-    words: str,
+    run_here: RunHere, documents: Path, copied_model: Path, command: str, name: str, words: str
 ) -> None:
-    model = Path(shutil.copytree(random_model, tmp_path / "model"))
+    model = copied_model
     cut(model / name)
     options = ("--data", documents, "--samples", "1") if command == "eval" else ("-o", "o")
     done = run_here(command, model, *options)

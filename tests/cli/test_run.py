@@ -185,15 +185,9 @@ def test_a_plan_says_why_and_makes_nothing(run_cli: RunCli, recipe: Path, tmp_pa
     ],
 )
 def test_a_plan_refuses_what_a_run_would(
-    run_here: RunHere,
-    recipe: Path,
-    tmp_path: Path,
-    random_model: Path,
-    override: str,
-    code: int,
-    message: str,
+    run_here: RunHere, recipe: Path, random_model: Path, override: str, code: int, message: str
 ) -> None:
-    torn = Path(shutil.copytree(random_model, tmp_path / "torn"))
+    torn = Path(shutil.copytree(random_model, recipe.parent / "torn"))
     (torn / "model.safetensors").write_bytes(b"short")
     planned = run_here("plan", recipe, "--set", override)
     assert (planned.returncode, message in planned.stderr) == (code, True), planned.stderr

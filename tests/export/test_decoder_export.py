@@ -17,6 +17,7 @@ from llmopt.checkpoint.resident_model import load_resident_model
 from llmopt.export.parity import MAX_CROSSED_WINDOW, TOLERANCES
 from llmopt.export.session import OnnxDecoder, open_session, pad_left
 from tests.export.exports import SCHEMES, export, make_gptq_model, measure_parity
+from tests.models import edit_json
 from tests.quant.pipeline import SMALL_VOCAB, make_small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,9 +145,10 @@ def test_a_sliding_window_is_crossed_as_pytorch_does(
     steps = [ids[: len(prompt)], *([token] for token in ids[len(prompt) :])]
     ours = [decoder.forward(np.array([step]), np.ones((1, len(step)), np.int64)) for step in steps]
     reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    unlimited = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, sliding_window=None, use_sliding_window=False, layer_types=None
+    edit_json(
+        model / "config.json", sliding_window=None, use_sliding_window=False, layer_types=None
     )
+    unlimited = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.inference_mode():
         theirs, others = (m(torch.tensor([ids])).logits.numpy() for m in (reference, unlimited))
     np.testing.assert_allclose(np.concatenate(ours, axis=1), theirs, atol=1e-4)
