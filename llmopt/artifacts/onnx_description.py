@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.tensor_spec import TensorDtype, TensorSpec
 from llmopt.errors import InputError
 
@@ -55,12 +56,11 @@ def read_onnx_description(folder: Path) -> OnnxDescription:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / DESCRIPTION_NAME
+    what, remedy = "the description of an exported model", "copy it again, or export the model anew"
     try:
-        return OnnxDescription.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, OnnxDescription, what, remedy)
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no {DESCRIPTION_NAME}",
             remedy="export the model with llmopt export-onnx",
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a description of llmopt: {error}") from None

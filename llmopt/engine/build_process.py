@@ -82,8 +82,7 @@ def _explain(job: BuildJob, end: ChildEnd) -> LlmoptError:
         )
     if reason is not None and reason.kind == "unavailable":
         return CapabilityError(
-            f"{backend.title} can't be used here: {reason.text}",
-            remedy=f"{backend.remedy}; or set when_unavailable: defer",
+            f"{backend.title} can't be used here: {reason.text}", remedy=backend.remedy
         )
     if reason is not None:
         return IncompatibleError(f"{backend.title} refuses {job.onnx_path}: {reason.text}")

@@ -44,9 +44,14 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(
+            f"{path} does not exist", remedy="copy the folder again, or export the model anew"
+        ) from None
     except (DecodeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no ONNX model: {error}") from None
+        raise InputError(
+            f"{path} is no ONNX model, or a truncated one ({error})",
+            remedy="copy the folder again, or export the model anew",
+        ) from None
     graph = model.graph
     if not graph.node or not graph.input or not graph.output:
         raise InputError(

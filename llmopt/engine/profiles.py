@@ -92,10 +92,12 @@ def _read_axes(
             yield key, _require_sizes(place, entry), key
         else:
             near = difflib.get_close_matches(key, [*axes, *inputs], 1)
-            known = f"axes {', '.join(axes)}; inputs {', '.join(inputs)}"
+            known = f"the model's axes are {', '.join(axes)}"
             raise IncompatibleError(
                 f"{place} is no dynamic axis or input of the model",
-                remedy=f"did you mean {near[0]}?" if near else f"the model has {known}",
+                remedy=f"did you mean {near[0]}? {known}"
+                if near
+                else f"{known}; its inputs {', '.join(inputs)}",
             )
 
 

@@ -1,5 +1,6 @@
 """Exported models in onnxruntime, on the CPU."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from llmopt.artifacts.tensor_spec import BATCH
 from llmopt.errors import InputError
 
 Array = NDArray[Any]
-LOG_ERRORS = 3
+LOG_FATAL = 4  # it raises its errors, and need not print them too
+# Its codes and its own source's places, in front of what it says.
+ERROR_CODES = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ \w+ ", re.DOTALL)
 LOAD_ERRORS = (
     ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
     ort_errors.InvalidProtobuf, ort_errors.NoSuchFile, ort_errors.NotImplemented,
@@ -39,7 +42,7 @@ def open_session(
         MemoryError: There is not enough for it.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
+    options.log_severity_level = LOG_FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     for key, value in description.session_options.items():
@@ -50,7 +53,11 @@ def open_session(
     except LOAD_ERRORS as error:
         if OUT_OF_MEMORY.search(str(error)):
             raise MemoryError(str(error)) from None
-        raise InputError(f"onnxruntime does not load {path}: {error}") from None
+        said = " ".join(ERROR_CODES.sub("", str(error)).split())
+        raise InputError(
+            f"onnxruntime does not load {path}: {said}",
+            remedy="copy the folder again, or export the model anew",
+        ) from None
 
 
 @contextmanager

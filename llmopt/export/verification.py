@@ -60,7 +60,7 @@ def _find_faults(folder: Path, description: OnnxDescription) -> Iterator[str]:
         check_model_file(path)
         graph = onnx.load(str(path), load_external_data=False).graph
     except (InputError, OSError) as error:
-        yield str(error)
+        yield str(error).partition("\n")[0]  # without the remedy
         return
     faults = [
         *describe_differences("input", description.inputs, list_inputs(graph)),

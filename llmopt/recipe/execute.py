@@ -34,10 +34,9 @@ from llmopt.recipe.inputs import (
     find_other_inputs,
     identify_deferred,
     installed_versions,
-    preflight,
 )
 from llmopt.recipe.peak_memory import read_peak_bytes
-from llmopt.recipe.plan import Plan, PlannedStep
+from llmopt.recipe.plan import Plan, PlannedStep, check_plan
 from llmopt.recipe.resources import resource_errors
 from llmopt.steps.base import Deferrable, Outcome, ResolvedInput, RunContext
 
@@ -97,23 +96,12 @@ def run_plan(
         GateFailed: A gate is missed; its measurements are in the store.
         LlmoptError: A step can't be done.
     """
-    for planned in plan.steps:
-        if planned.state == "run":
-            preflight(plan.loaded, planned.name, _existing(planned.inputs))
+    check_plan(plan)
     with ExitStack() as held:
         runner = _Runner(plan, destination, store, settings, listener, held)
         for planned in plan.steps:
             runner.run(planned)
     return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred, runner.deferred)
-
-
-def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
-    """Leaves out what is not there yet, but for what another step will make."""
-    return {
-        field: given
-        for field, given in inputs.items()
-        if given.path.exists() or given.maker is not None
-    }
 
 
 def _point_at(given: ResolvedInput, artifact: Artifact) -> ResolvedInput:
@@ -178,7 +166,7 @@ class _Runner:
             artifact = self._find_or_make(planned)
         except CapabilityError as error:
             if planned.step.when_unavailable == "fail":
-                raise
+                raise self._offer_deferral(planned, error) from error
             if planned.step.when_unavailable == "defer":
                 self.has_deferred = True
                 self._seal_deferred(planned, error.message)
@@ -191,6 +179,14 @@ class _Runner:
         before = [given.name for given in planned.inputs.values()]
         names = [*before, *planned.step.needs, *planned.gates]
         return next((name for name in names if name in self.unavailable), None)
+
+    def _offer_deferral(self, planned: PlannedStep, error: CapabilityError) -> CapabilityError:
+        """Names the way out that a recipe has where another machine can finish the step."""
+        if not isinstance(planned.step, Deferrable) or self._plan.loaded.tree.is_by_hand:
+            return error
+        defer = "let another machine do it: when_unavailable: defer in the step"
+        remedy = defer if error.remedy is None else f"{error.remedy}; or {defer}"
+        return CapabilityError(error.message, remedy=remedy)
 
     def _set_aside(self, planned: PlannedStep, why: str) -> None:
         self.unavailable[planned.name] = why

@@ -111,12 +111,15 @@ def preflight(loaded: LoadedRecipe, name: str, inputs: Mapping[str, ResolvedInpu
     """Runs a step's own checks on the inputs that exist, without torch.
 
     Raises:
-        LlmoptError: What the step found, with the step named.
+        LlmoptError: What the step found, with the step named and, in a recipe, its place.
     """
     try:
         loaded.recipe.steps[name].preflight(inputs, loaded.recipe.target)
     except LlmoptError as error:
-        raise type(error)(f"step {name}: {error.message}", remedy=error.remedy) from None
+        if loaded.tree.is_by_hand:  # of one step, which no option names
+            raise
+        place = loaded.tree.place_of(("steps", name))
+        raise type(error)(f"{place}: step {name}: {error.message}", remedy=error.remedy) from None
 
 
 def validate_recipe(loaded: LoadedRecipe) -> None:

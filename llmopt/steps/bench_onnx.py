@@ -12,10 +12,19 @@ from llmopt.artifacts.onnx_description import (
     read_onnx_description,
 )
 from llmopt.checkpoint.encoder_config import is_encoder
+from llmopt.engine.build_needs import measure_model_bytes
 from llmopt.errors import CapabilityError, IncompatibleError
 from llmopt.serving.target import Target
-from llmopt.steps.base import InputRef, Outcome, ResolvedInput, RunContext, StepInputs
+from llmopt.steps.base import (
+    Estimate,
+    InputRef,
+    Outcome,
+    ResolvedInput,
+    RunContext,
+    StepInputs,
+)
 from llmopt.steps.candidate_fields import CandidateFields
+from llmopt.steps.estimates import LIBRARIES_BYTES
 from llmopt.steps.export_onnx import ExportOnnx
 
 
@@ -59,6 +68,17 @@ class BenchOnnx(CandidateFields):
                 f"max_position_embeddings {limit}",
                 remedy=f"lower them to {limit} together",
             )
+
+    def estimate(self, inputs: StepInputs) -> Estimate | None:
+        """Estimates the memory of the largest export; None where one is yet to be made.
+
+        How fast they are is what the step is to find out, so the time is not known.
+        """
+        sizes = [measure_model_bytes(given.path) for given in inputs.values()]
+        if not all(sizes):
+            return None
+        # onnxruntime holds the weights and, where they are packed anew for its products, once more.
+        return Estimate(LIBRARIES_BYTES + 2 * max(sizes), 0, 0)
 
     def identity_packages(self) -> tuple[str, ...]:
         """Names the libraries whose version changes the numbers."""

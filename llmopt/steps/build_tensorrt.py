@@ -109,17 +109,22 @@ class BuildTensorrt(StepBase, Deferrable):
     @field_validator("compute_capabilities", mode="before")
     @classmethod
     def _write_capabilities(cls, value: Any) -> Any:
-        """Takes 8.9, which YAML reads as a number."""
+        """Takes 8.9 and 12, which YAML reads as numbers."""
         if not isinstance(value, (list, tuple)):
-            return value
-        return [str(each) if isinstance(each, float) else each for each in value]
+            raise ValueError(f"{value!r} is no list; write a list, such as [8.9, 12.0]")
+        return [
+            str(each) if isinstance(each, int | float) and not isinstance(each, bool) else each
+            for each in value
+        ]
 
     @field_validator("compute_capabilities")
     @classmethod
     def _check_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = [each for each in value if not CAPABILITY.match(each)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no compute capability; write it as 8.9")
+            raise ValueError(
+                f"{wrong[0]!r} is no compute capability; write {_suggest_capability(wrong[0])}"
+            )
         if len(set(value)) < len(value):
             raise ValueError(f"compute_capabilities names one twice: {', '.join(value)}")
         return value
@@ -289,6 +294,25 @@ class BuildTensorrt(StepBase, Deferrable):
         from llmopt.steps.build_run import check_sealed  # noqa: PLC0415 - onnx
 
         check_sealed(deferred, inputs["onnx"].path)
+
+
+def _suggest_capability(value: object) -> str:
+    """Returns how a compute capability, or several in one text, are written."""
+    parts = [re.sub(r"[^0-9.]", "", part) for part in re.split(r"[,; ]+", str(value)) if part]
+    written = []
+    for part in parts:
+        if CAPABILITY.match(part):
+            written.append(part)
+        elif part.isdigit() and len(part) > 1 and part not in ("10", "11", "12"):
+            written.append(f"{part[:-1]}.{part[-1]}")  # 89, sm_89
+        elif part.isdigit():
+            written.append(f"{part}.0")
+    if not written or not all(CAPABILITY.match(each) for each in written):
+        return "8.9"
+    if len(written) == 1:
+        return written[0]
+    options = " ".join(f"--compute-capabilities {each}" for each in written)
+    return f"each on its own: {', '.join(written)} (as options: {options})"
 
 
 def _require_onnx() -> None:

@@ -38,6 +38,9 @@ def run_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Out
     parity = _verify(step, inputs, exported.description, context)
     parity.require(TOLERANCES[step.dtype] if step.tolerance is None else step.tolerance)
     copy_sidecars(folder, context.work_folder)
+    degraded = list(_describe_gaps(parity))
+    for gap in degraded:
+        context.progress.note(gap)
     return Outcome(
         metrics={
             "max_abs_error": parity.max_abs_error,
@@ -53,7 +56,17 @@ def run_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Out
             "export_s": round(written - started, 3),
             "verify_s": round(time.perf_counter() - written, 3),
         },
+        degraded=degraded,
     )
+
+
+def _describe_gaps(parity: Parity) -> Iterator[str]:
+    """Yields what the comparison with PyTorch did not reach."""
+    if parity.within_window is not None:
+        yield (
+            f"held against PyTorch within the sliding window of {parity.within_window} tokens, "
+            "not past it"
+        )
 
 
 def read_options(step: ExportOnnx) -> ExportOptions:

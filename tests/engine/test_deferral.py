@@ -40,6 +40,7 @@ def test_without_deferral_a_missing_backend_is_exit_code_5(
     with pytest.raises(CapabilityError, match="tensorrt is not installed") as caught:
         workplace.run(make_recipe(exported, backend="tensorrt"))
     assert caught.value.exit_code == 5
+    assert "let another machine do it: when_unavailable: defer" in str(caught.value.remedy)
     assert workplace.stored() == []
 
 

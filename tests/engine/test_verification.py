@@ -174,6 +174,21 @@ def test_another_model_is_told_from_its_own(engine: Path, exported: Path, tmp_pa
     assert "model.onnx.data is not the file that the engine was built from" in fault
 
 
+def test_another_model_says_nothing_against_the_engine(
+    run_here: RunHere, engine: Path, exported: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    with (model / "model.onnx.data").open("ab") as file:
+        file.write(b"x")
+    done = run_here("verify", engine, "--onnx", model)
+    assert done.returncode == 8
+    assert "is not sound" not in done.stderr
+    assert "itself is sound as far as checked, but the exported model is another one" in done.stderr
+    assert "→ name the model that it was made from with --onnx" in done.stderr
+    report = json.loads(run_here("verify", engine, "--onnx", model, "--json").stdout)
+    assert (report["faults"], len(report["other_model"])) == ([], 1)
+
+
 def test_probes_cover_every_profile_and_onnxruntime_takes_them(
     engine: Path, exported: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from llmopt.recipe.inputs import validate_recipe
 from llmopt.recipe.resources import explain_failure
 from llmopt.steps.base import ResolvedInput, RunContext
 from llmopt.steps.bench_onnx import BenchOnnx
+from llmopt.steps.estimates import LIBRARIES_BYTES
 from tests.engine.builds import seal_export
 from tests.export.encoders import make_bert
 from tests.export.exports import export
@@ -92,6 +93,15 @@ def test_more_tokens_than_the_model_has_positions_are_refused(exported: Path) ->
         IncompatibleError, match=r"prompt_tokens \+ new_tokens is 100004, beyond a's"
     ):
         step.preflight(given(exported), None)
+
+
+def test_the_estimate_is_of_memory_alone(exported: Path, tmp_path: Path) -> None:
+    estimate = make_step().estimate(given(exported, exported))
+    assert estimate is not None
+    size = sum((exported / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    assert estimate.ram_bytes == LIBRARIES_BYTES + 2 * size
+    assert (estimate.disk_bytes, estimate.flops) == (0, 0)
+    assert make_step().estimate(given(exported, tmp_path / "made-later")) is None
 
 
 def test_a_model_that_does_not_load_is_named(exported: Path, tmp_path: Path) -> None:

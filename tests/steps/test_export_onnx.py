@@ -127,6 +127,14 @@ def test_bfloat16_is_held_through_its_float32_twin(plain: Path, tmp_path: Path) 
     assert not any((tmp_path / "scratch").iterdir())
 
 
+def test_a_window_that_was_not_crossed_is_recorded(tmp_path: Path) -> None:
+    sizes = {"sliding_window": 2000, "max_position_embeddings": 4000}
+    model = make_small_model(tmp_path / "windowed", "mistral", **sizes)
+    assert run(make_step(), model, tmp_path).degraded == [
+        "held against PyTorch within the sliding window of 2000 tokens, not past it"
+    ]
+
+
 def test_an_export_that_is_too_far_from_pytorch_fails(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match=r"differs from PyTorch: error .* allowed 1e-08"):
         run(make_step(tolerance=1e-8), plain, tmp_path)
