@@ -13,6 +13,7 @@ from llmopt.errors import InputError
 DESCRIPTION_NAME = "onnx.json"
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
+EXPORT_REMEDY = "copy the folder again, or export the model anew"
 # Without it onnxruntime rounds the inputs of int4 products to int8 (session option, measured:
 # 3 % of error in the logits).
 EXACT_INT4 = {"session.qdq_matmulnbits_accuracy_level": "0"}
@@ -56,9 +57,9 @@ def read_onnx_description(folder: Path) -> OnnxDescription:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / DESCRIPTION_NAME
-    what, remedy = "the description of an exported model", "copy it again, or export the model anew"
+    what = "the description of an exported model"
     try:
-        return read_json_model(path, OnnxDescription, what, remedy)
+        return read_json_model(path, OnnxDescription, what, EXPORT_REMEDY)
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no {DESCRIPTION_NAME}",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.manifest import MANIFEST_NAME, read_manifest
-from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME
+from llmopt.artifacts.onnx_description import DATA_NAME, EXPORT_REMEDY, MODEL_NAME
 from llmopt.errors import InputError
 
 SHOWN_DIGITS = 12
@@ -22,12 +22,12 @@ def require_unchanged(folder: Path) -> tuple[str, str | None]:
     """
     found = _digest_files(folder)
     if found[0] is None:
-        raise InputError(f"{folder} holds no {MODEL_NAME}", remedy="export the model again")
+        raise InputError(f"{folder} holds no {MODEL_NAME}", remedy=EXPORT_REMEDY)
     if (folder / MANIFEST_NAME).exists():
         listed = {entry.path: entry.sha256 for entry in read_manifest(folder).files}
         exported = (listed.get(MODEL_NAME), listed.get(DATA_NAME))
         for difference in _compare(folder, found, exported, "that was exported"):
-            raise InputError(difference, remedy="export the model again")
+            raise InputError(difference, remedy=EXPORT_REMEDY)
     return found[0], found[1]
 
 

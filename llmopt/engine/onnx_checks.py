@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, OnnxDescription
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, EXPORT_REMEDY, OnnxDescription
 from llmopt.artifacts.onnx_graph import list_inputs, list_outputs
 from llmopt.artifacts.tensor_spec import describe_differences
 from llmopt.errors import IncompatibleError, InputError
@@ -44,13 +44,11 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist", remedy="copy the folder again, or export the model anew"
-        ) from None
+        raise InputError(f"{path} does not exist", remedy=EXPORT_REMEDY) from None
     except (DecodeError, ValueError, OSError) as error:
         raise InputError(
             f"{path} is no ONNX model, or a truncated one ({error})",
-            remedy="copy the folder again, or export the model anew",
+            remedy=EXPORT_REMEDY,
         ) from None
     graph = model.graph
     if not graph.node or not graph.input or not graph.output:
@@ -84,7 +82,7 @@ def _measure_external(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str,
         if size < end:
             raise InputError(
                 f"{file} is truncated: {size:,} bytes, but tensor {tensor_name} ends at {end:,}",
-                remedy="copy it again, or export the model anew",
+                remedy=EXPORT_REMEDY,
             )
         yield location, size
 
@@ -103,7 +101,7 @@ def check_signature(file: OnnxFile, description: OnnxDescription) -> None:
     if differences:
         raise InputError(
             f"{file.path} is not as {DESCRIPTION_NAME} beside it says: {'; '.join(differences)}",
-            remedy="export the model anew",
+            remedy=EXPORT_REMEDY,
         )
 
 

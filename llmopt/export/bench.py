@@ -16,8 +16,9 @@ from llmopt.artifacts.child_events import ChildEvent
 from llmopt.artifacts.child_process import run_child
 from llmopt.artifacts.child_work import run_process
 from llmopt.artifacts.onnx_description import read_onnx_description
+from llmopt.artifacts.onnx_session import open_session, run_errors
 from llmopt.errors import InputError, ResourceError
-from llmopt.export.session import OnnxDecoder, memory_errors, open_session
+from llmopt.export.session import OnnxDecoder
 
 MODULE = "llmopt.export.bench"
 WARM_UP_TOKENS = 2
@@ -90,7 +91,7 @@ def measure_in_process(job: BenchJob) -> BenchResult:
     """Measures in a process of its own, whose memory holds nothing else.
 
     Raises:
-        InputError: The model can't be loaded, or makes the process die.
+        InputError: The model can't be loaded or run, or makes the process die.
         ResourceError: Memory ran out, or the process was killed, as the kernel does then.
         OSError: A file could not be read or written.
         ChildBug: The process ended by an error that nobody foresaw.
@@ -115,8 +116,9 @@ def measure_in_process(job: BenchJob) -> BenchResult:
 
 
 def _work(text: str) -> ChildEvent:
-    with memory_errors():
-        result = measure(BenchJob.model_validate_json(text))
+    job = BenchJob.model_validate_json(text)
+    with run_errors(Path(job.folder)):
+        result = measure(job)
     return ChildEvent(kind="done", text=result.model_dump_json())
 
 

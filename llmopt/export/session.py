@@ -1,74 +1,16 @@
-"""Exported models in onnxruntime, on the CPU."""
+"""Exported decoders in onnxruntime: rows of tokens, padded on the left."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from llmopt.artifacts.child_events import OUT_OF_MEMORY
-from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
+from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.tensor_spec import BATCH
-from llmopt.errors import InputError
 
 Array = NDArray[Any]
-LOG_FATAL = 4  # it raises its errors, and need not print them too
-# Its codes and its own source's places, in front of what it says.
-ERROR_CODES = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ \w+ ", re.DOTALL)
-LOAD_ERRORS = (
-    ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf, ort_errors.NoSuchFile, ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)  # fmt: skip
-
-
-def open_session(
-    folder: Path, description: OnnxDescription, threads: int | None = None
-) -> ort.InferenceSession:
-    """Loads an exported model.
-
-    Args:
-        folder: Holds `model.onnx`.
-        description: Names the session options that it is to run with.
-        threads: None leaves onnxruntime's choice.
-
-    Raises:
-        InputError: onnxruntime takes it not; its own words are in the message.
-        MemoryError: There is not enough for it.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = LOG_FATAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    for key, value in description.session_options.items():
-        options.add_session_config_entry(key, value)
-    path = folder / MODEL_NAME
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except LOAD_ERRORS as error:
-        if OUT_OF_MEMORY.search(str(error)):
-            raise MemoryError(str(error)) from None
-        said = " ".join(ERROR_CODES.sub("", str(error)).split())
-        raise InputError(
-            f"onnxruntime does not load {path}: {said}",
-            remedy="copy the folder again, or export the model anew",
-        ) from None
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Raises what onnxruntime says of memory that ran out in a run as a MemoryError."""
-    try:
-        yield
-    except (ort_errors.Fail, ort_errors.RuntimeException) as error:
-        if OUT_OF_MEMORY.search(str(error)):
-            raise MemoryError(str(error)) from None
-        raise
 
 
 class OnnxDecoder:

@@ -14,10 +14,11 @@ from llmopt.artifacts.onnx_description import (
     read_onnx_description,
 )
 from llmopt.artifacts.onnx_graph import list_inputs, list_outputs
+from llmopt.artifacts.onnx_session import open_session, run_errors
 from llmopt.artifacts.tensor_spec import describe_differences
 from llmopt.errors import InputError
 from llmopt.export.model_file import check_model_file
-from llmopt.export.session import OnnxDecoder, open_session, run_named
+from llmopt.export.session import OnnxDecoder, run_named
 
 PROBE_TOKENS = 4
 
@@ -70,7 +71,8 @@ def _find_faults(folder: Path, description: OnnxDescription) -> Iterator[str]:
     if faults or description.dtype == "bfloat16":  # which onnxruntime's CPU provider lacks
         return
     try:
-        values = _probe(folder, description)
+        with run_errors(folder):
+            values = _probe(folder, description)
     except InputError as error:
         yield error.message
         return

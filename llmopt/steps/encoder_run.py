@@ -8,6 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
+from llmopt.artifacts.onnx_session import memory_errors, open_session
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.encoder_config import EncoderConfig, EncoderTask
 from llmopt.export.encoder_export import (
@@ -19,11 +20,16 @@ from llmopt.export.encoder_parity import EncoderParity, check_encoder
 from llmopt.export.encoder_session import OnnxEncoder
 from llmopt.export.model_file import check_model_file
 from llmopt.export.parity import TOLERANCES
-from llmopt.export.session import memory_errors, open_session
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import describe_device
 from llmopt.steps.export_onnx import INT8_COSINE_DISTANCE, ExportOnnx
-from llmopt.steps.export_run import copy_sidecars, hold_folder, measure_files, read_options
+from llmopt.steps.export_run import (
+    copy_sidecars,
+    describe_absences,
+    hold_folder,
+    measure_files,
+    read_options,
+)
 
 
 def run_encoder_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Outcome:
@@ -36,10 +42,14 @@ def run_encoder_export(step: ExportOnnx, inputs: StepInputs, context: RunContext
     figures = job.export_int8() if step.weights == "int8_dynamic" else job.export_plain()
     check_model_file(context.work_folder / MODEL_NAME)
     copy_sidecars(config.folder, context.work_folder)
+    degraded = list(describe_absences(config.folder))
+    for absence in degraded:
+        context.progress.note(absence)
     return Outcome(
         metrics={**figures, **measure_files(context.work_folder)},
         machine=describe_device(torch.device("cpu")),
         timings={"export_and_verify_s": round(time.perf_counter() - started, 3)},
+        degraded=degraded,
     )
 
 

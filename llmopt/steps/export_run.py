@@ -13,14 +13,14 @@ from pydantic import JsonValue
 
 from llmopt.artifacts.files import clear_folder
 from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME, OnnxDescription
+from llmopt.artifacts.onnx_session import memory_errors, open_session
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.model_config import read_raw_config
-from llmopt.checkpoint.sidecar_files import list_sidecars
+from llmopt.checkpoint.sidecar_files import holds_vocabulary, list_sidecars
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.export.decoder_export import ExportedModel, ExportOptions, export_decoder
 from llmopt.export.model_file import check_model_file
 from llmopt.export.parity import TOLERANCES, Parity, check_decoder
-from llmopt.export.session import memory_errors, open_session
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import describe_device
 from llmopt.steps.export_onnx import ExportOnnx
@@ -38,7 +38,7 @@ def run_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Out
     parity = _verify(step, inputs, exported.description, context)
     parity.require(TOLERANCES[step.dtype] if step.tolerance is None else step.tolerance)
     copy_sidecars(folder, context.work_folder)
-    degraded = list(_describe_gaps(parity))
+    degraded = [*_describe_gaps(parity), *describe_absences(folder)]
     for gap in degraded:
         context.progress.note(gap)
     return Outcome(
@@ -126,6 +126,12 @@ def measure_files(folder: Path) -> dict[str, JsonValue]:
         "graph_bytes": (folder / MODEL_NAME).stat().st_size,
         "weights_bytes": (folder / DATA_NAME).stat().st_size,
     }
+
+
+def describe_absences(source: Path) -> Iterator[str]:
+    """Yields what a served model needs and the exported one lacks, since its checkpoint does."""
+    if not holds_vocabulary(source):
+        yield "the model has no tokenizer, so the export has none either: it takes token ids alone"
 
 
 def copy_sidecars(source: Path, folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import OnnxDescription, read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.optimization_profile import POINTS
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.engine.backends import RTX, why_not_run_here
@@ -25,7 +26,7 @@ from llmopt.engine.verification import (
     to_float32,
     verify_engine,
 )
-from llmopt.export.session import OnnxDecoder, open_session
+from llmopt.export.session import OnnxDecoder
 from tests.cli.conftest import RunHere
 from tests.cli.conftest import run_here as run_here  # noqa: PLC0414 - a fixture
 from tests.engine.builds import make_recipe, needs_rtx

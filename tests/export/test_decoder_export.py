@@ -11,11 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmopt.artifacts.onnx_description import read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model
 from llmopt.export.parity import MAX_CROSSED_WINDOW, TOLERANCES
-from llmopt.export.session import OnnxDecoder, open_session, pad_left
+from llmopt.export.session import OnnxDecoder, pad_left
 from tests.export.exports import SCHEMES, export, make_gptq_model, measure_parity
 from tests.models import edit_json
 from tests.quant.pipeline import SMALL_VOCAB, make_small_model

@@ -11,18 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime as ort
 import psutil
 import pytest
-from onnx import TensorProto, helper
 
 from llmopt.artifacts.child_events import ChildBug
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import IncompatibleError, InputError, LlmoptError, ResourceError
 from llmopt.export.bench import MODULE, BenchJob, measure_in_process
-from llmopt.export.session import memory_errors
 from llmopt.recipe.inputs import validate_recipe
 from llmopt.recipe.resources import explain_failure
 from llmopt.steps.base import ResolvedInput, RunContext
@@ -192,18 +187,15 @@ def test_memory_that_runs_out_is_no_fault_of_the_model(exported: Path) -> None:
     fail(make_job(exported, batch=10**7, prompt_tokens=10**7), ResourceError, "out of memory")
 
 
-def test_onnxruntimes_word_for_it_is_known(tmp_path: Path) -> None:
-    names = "abc"
-    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["i", "j"]) for n in names]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])], "g", values[:2], values[2:]
-    )
-    path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    column = np.ones((4_000_000, 1), np.float32)
-    with pytest.raises(MemoryError, match="buffer of size 64000000000000"), memory_errors():
-        session.run(["c"], {"a": column, "b": column.T})
+def test_a_model_that_does_not_run_is_named(exported: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "onnx"))
+    description = json.loads((model / "onnx.json").read_text(encoding="utf-8"))
+    past = next(each for each in description["inputs"] if each["name"].startswith("past_key"))
+    past["axes"][1]["size"] += 1  # key-value heads
+    edit_json(model / "onnx.json", inputs=description["inputs"])
+    with pytest.raises(InputError, match=r"onnxruntime does not run .*model\.onnx: .*") as caught:
+        measure_in_process(make_job(model))
+    assert "ONNXRuntimeError" not in caught.value.message
 
 
 def test_a_killed_process_is_taken_for_one_without_memory(exported: Path) -> None:

@@ -15,6 +15,7 @@ from llmopt.recipe.execute import RunSettings, run_plan
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.export_onnx import ExportOnnx
 from llmopt.steps.union import step_types
+from tests.export.encoders import make_bert
 from tests.export.exports import make_gptq_model
 from tests.quant.pipeline import make_small_model
 from tests.recipe.harness import Listener, Workplace
@@ -132,6 +133,18 @@ def test_a_window_that_was_not_crossed_is_recorded(tmp_path: Path) -> None:
     model = make_small_model(tmp_path / "windowed", "mistral", **sizes)
     assert run(make_step(), model, tmp_path).degraded == [
         "held against PyTorch within the sliding window of 2000 tokens, not past it"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_model_without_tokenizer_is_exported_and_that_is_recorded(
+    kind: str, tmp_path: Path
+) -> None:
+    make = make_small_model if kind == "decoder" else make_bert
+    model = make(tmp_path / "bare")
+    (model / ("tokenizer.json" if kind == "decoder" else "vocab.txt")).unlink()
+    assert run(make_step(), model, tmp_path).degraded == [
+        "the model has no tokenizer, so the export has none either: it takes token ids alone"
     ]
 
 
