@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmopt.artifacts.engine_settings import BackendName, EngineSettings
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.onnx_digests import find_other_files
 from llmopt.artifacts.optimization_profile import OptimizationProfile
@@ -71,9 +72,8 @@ def read_deferred_build(folder: Path) -> DeferredBuild:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / DEFERRED_BUILD_NAME
+    what, remedy = "a deferred build", "copy it again, or defer the build anew: --force the step"
     try:
-        return DeferredBuild.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, DeferredBuild, what, remedy)
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {DEFERRED_BUILD_NAME}") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a deferred build of llmopt: {error}") from None

@@ -14,6 +14,7 @@ from llmopt.errors import RecipeError
 
 PARTIAL_NAME = ".llmopt-partial"
 IDENTITY_NAME = "identity"
+NEW_NAME = "new"  # in the partial folder: the output folder was made for it
 WORK_NAME = "work"
 
 
@@ -105,11 +106,14 @@ class FolderDestination:
         return work
 
     def discard_workspace(self, identity: str) -> None:
-        """Removes the workspace."""
+        """Removes the workspace, and the output folder if that was made for it."""
         del identity
+        is_new = (self._partial / NEW_NAME).exists()
         for path in (self._partial / WORK_NAME, self._partial):  # the mark outlives the work
             if path.exists():
                 shutil.rmtree(path)
+        if is_new and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def hold_for_reading(self, identity: str) -> AbstractContextManager[None]:
         """Holds nothing: no other run touches a folder that is full."""
@@ -132,7 +136,10 @@ class FolderDestination:
         self._handover.rename(self._partial / WORK_NAME)
 
     def _mark(self, identity: str) -> None:
+        is_new = not self.folder.exists()
         self._partial.mkdir(parents=True, exist_ok=True)
+        if is_new:
+            (self._partial / NEW_NAME).touch()
         write_text_atomically(self._partial / IDENTITY_NAME, identity)
 
     @staticmethod

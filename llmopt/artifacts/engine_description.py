@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmopt.artifacts.deferred_build import DEFERRED_BUILD_NAME
 from llmopt.artifacts.engine_settings import BackendName, EngineSettings
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.onnx_digests import find_other_files
 from llmopt.artifacts.optimization_profile import OptimizationProfile
@@ -68,8 +69,9 @@ def read_engine_description(folder: Path) -> EngineDescription:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / ENGINE_DESCRIPTION_NAME
+    what, remedy = "the description of an engine", "copy it again, or build the engine anew"
     try:
-        return EngineDescription.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, EngineDescription, what, remedy)
     except FileNotFoundError:
         if (folder / DEFERRED_BUILD_NAME).exists():
             raise InputError(
@@ -80,5 +82,3 @@ def read_engine_description(folder: Path) -> EngineDescription:
             f"{folder} holds no {ENGINE_DESCRIPTION_NAME}",
             remedy="build the engine with llmopt build-trt",
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a description of llmopt: {error}") from None

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from llmopt.artifacts.digest import digest_entries
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.secrets import redact_leaves
 from llmopt.errors import InputError
 
@@ -134,15 +135,12 @@ def read_manifest(folder: Path) -> Manifest:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / MANIFEST_NAME
+    what = "a manifest of llmopt (schema version 1)"
+    remedy = "copy the artifact again, or make it anew: run its step with --force"
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, Manifest, what, remedy)
     except FileNotFoundError:
         raise InputError(f"{folder} holds no {MANIFEST_NAME}") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not a manifest of llmopt (schema version 1): {error}",
-            remedy="run the step again with --force to make the artifact anew",
-        ) from None
 
 
 def content_digest(files: list[FileEntry]) -> str:

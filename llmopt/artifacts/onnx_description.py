@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.tensor_spec import TensorDtype, TensorSpec
 from llmopt.errors import InputError
 
 DESCRIPTION_NAME = "onnx.json"
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
+EXPORT_REMEDY = "copy the folder again, or export the model anew"
 # Without it onnxruntime rounds the inputs of int4 products to int8 (session option, measured:
 # 3 % of error in the logits).
 EXACT_INT4 = {"session.qdq_matmulnbits_accuracy_level": "0"}
@@ -58,12 +60,11 @@ def read_onnx_description(folder: Path) -> OnnxDescription:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / DESCRIPTION_NAME
+    what = "the description of an exported model"
     try:
-        return OnnxDescription.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, OnnxDescription, what, EXPORT_REMEDY)
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no {DESCRIPTION_NAME}",
             remedy="export the model with llmopt export-onnx",
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a description of llmopt: {error}") from None

@@ -1,11 +1,15 @@
 """A tensor at a model's border: one type for ONNX files, engine profiles and server configs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 DYNAMIC = -1
+# Axes that a request decides: rows, new tokens, tokens in the cache, and both together.
+BATCH, SEQUENCE = "batch", "sequence"
+PAST, TOTAL = "past_sequence", "total_sequence"
 TensorDtype = Literal[
     "float32", "float16", "bfloat16", "int64", "int32", "uint32", "bool", "string"
 ]
@@ -49,6 +53,56 @@ class TensorSpec(BaseModel):
     def shape_of(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape where a request decides the dynamic axes so."""
         return tuple(sizes[axis.name] if axis.is_dynamic else axis.size for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class FoundTensor:
+    """A tensor as a file or a library has it.
+
+    Attributes:
+        name: Of the tensor.
+        dtype: In our terms, or in its own where we have none.
+        shape: -1 for a size that a request decides; None where it is not known.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None
+
+    def fits(self, spec: TensorSpec, *, is_inferred: bool) -> bool:
+        """Tells whether it is what a description says; an inferred size may be left open."""
+        if self.dtype != spec.dtype or self.shape is None:
+            return self.dtype == spec.dtype
+        return len(self.shape) == len(spec.shape) and all(
+            found == said or (is_inferred and found == DYNAMIC)
+            for found, said in zip(self.shape, spec.shape, strict=True)
+        )
+
+
+def describe_differences(
+    side: Literal["input", "output"],
+    expected: Sequence[TensorSpec],
+    found: Sequence[FoundTensor],
+    *,
+    is_inferred: bool = False,
+) -> Iterator[str]:
+    """Yields in what tensors differ from their description, one sentence each.
+
+    Args:
+        side: What they are.
+        expected: What the description says.
+        found: What is there, in any order.
+        is_inferred: Whether -1 may stand for a fixed size that could not be inferred.
+    """
+    left = {tensor.name: tensor for tensor in found}
+    for spec in expected:
+        tensor = left.pop(spec.name, None)
+        if tensor is None:
+            yield f"{side} {spec.name} is missing"
+        elif not tensor.fits(spec, is_inferred=is_inferred):
+            there = tensor.dtype if tensor.shape is None else f"{tensor.dtype} {[*tensor.shape]}"
+            yield f"{side} {spec.name} is {there}, not {spec.dtype} {[*spec.shape]}"
+    yield from (f"{side} {name} is one too many" for name in left)
 
 
 def make_spec(name: str, dtype: TensorDtype, **axes: int) -> TensorSpec:

@@ -19,6 +19,7 @@ from llmopt.errors import InputError
 # mixture that experts_config knows; a new one must have a test.
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
 
+COPY_REMEDY = "copy it from its source again"
 BLOCK_PREFIX = re.compile(r"^model\.layers\.\d+\.")
 
 
@@ -228,9 +229,14 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} is no model folder: it holds no config.json") from None
+        raise InputError(
+            f"{folder} is no model folder: it holds no config.json",
+            remedy="name the folder that holds config.json and the safetensors files",
+        ) from None
     except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}", remedy=COPY_REMEDY) from None
     if not isinstance(raw, dict):
-        raise InputError(f"{path} holds {type(raw).__name__}, not a JSON object")
+        raise InputError(
+            f"{path} holds {type(raw).__name__}, not a JSON object", remedy=COPY_REMEDY
+        )
     return raw

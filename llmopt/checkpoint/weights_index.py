@@ -38,6 +38,11 @@ def list_weight_files(folder: Path) -> list[Path]:
     for pattern in PICKLE_PATTERNS:
         for path in sorted(folder.glob(pattern)):
             raise InputError(f"{path} is a pickle checkpoint", remedy=CONVERT_HINT)
+    for path in sorted(folder.glob("*.onnx")):
+        raise InputError(
+            f"{path} is an ONNX model; {folder} holds no weights in safetensors",
+            remedy="name the checkpoint that it was exported from",
+        )
     raise InputError(f"{folder} holds no weights: neither {SINGLE_NAME} nor {INDEX_NAME}")
 
 
@@ -57,7 +62,10 @@ def index_tensors(folder: Path) -> dict[str, TensorEntry]:
     index = folder / INDEX_NAME
     if index.exists():
         for name in sorted(set(_read_weight_map(index)) - set(entries)):
-            raise InputError(f"{index} lists tensor {name}, but no weights file holds it")
+            raise InputError(
+                f"{index} lists tensor {name}, but no weights file holds it",
+                remedy="complete the download of the checkpoint, or copy the index again",
+            )
     return entries
 
 
@@ -66,7 +74,10 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index} is no safetensors index (no JSON with a weight_map)") from None
+        raise InputError(
+            f"{index} is no safetensors index (no JSON with a weight_map)",
+            remedy="copy it from its source again",
+        ) from None
 
 
 def _resolve_shard(folder: Path, name: str) -> Path:

@@ -44,7 +44,7 @@ def make_eval_command() -> Callable[..., None]:
         store: opt.StoreOption = None,
         device: opt.DeviceOption = "auto",
         threads: opt.ThreadsOption = None,
-        quiet: opt.QuietOption = False,
+        quiet: opt.HandQuietOption = False,
         **fields: Any,
     ) -> None:
         """Score a model on a held-out set; with --baseline also KL and top-1 agreement."""

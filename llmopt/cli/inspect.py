@@ -9,7 +9,7 @@ import typer
 
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.deferred_build import DEFERRED_BUILD_NAME, read_deferred_build
-from llmopt.artifacts.engine_description import ENGINE_DESCRIPTION_NAME
+from llmopt.artifacts.engine_description import ENGINE_DESCRIPTION_NAME, read_engine_description
 from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.onnx_description import DESCRIPTION_NAME
@@ -19,6 +19,7 @@ from llmopt.cli.console import print_data, print_json, print_line
 from llmopt.errors import CapabilityError, InputError, RecipeError
 from llmopt.recipe.starter import write_starter_recipe
 
+ANEW = "copy it from its source again, or make it anew"
 store_app = typer.Typer()
 
 
@@ -41,7 +42,9 @@ def verify(
 ) -> None:
     """Check that an artifact is whole, what it claims to be, and loadable."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
+        raise InputError(
+            f"{folder} is no folder", remedy="name the folder of an artifact or a checkpoint"
+        )
     seen = _examine(folder, onnx)
     if as_json:
         print_json(
@@ -50,11 +53,23 @@ def verify(
                 "checked": seen.checked,
                 "not_checked": seen.not_checked,
                 "faults": seen.faults,
+                "other_model": seen.other_model,
             }
         )
     if seen.faults:
         start = " " if len(seen.faults) == 1 else "\n  "
-        raise InputError(f"{folder} is not sound:{start}" + "\n  ".join(seen.faults))
+        raise InputError(
+            f"{folder} is not sound:{start}" + "\n  ".join(seen.faults),
+            remedy=None
+            if seen.faults_name_fixes
+            else "copy it from its source again, or make it anew",
+        )
+    if seen.other_model:
+        raise InputError(
+            f"{folder} itself is sound as far as checked, but the exported model is another one: "
+            + "; ".join(seen.other_model),
+            remedy="name the model that it was made from with --onnx, or leave --onnx out",
+        )
     if not as_json:
         lines = [f"✓ {line}" for line in seen.checked]
         lines += [f"- not checked: {line}" for line in seen.not_checked]
@@ -64,11 +79,17 @@ def verify(
 
 @dataclass
 class Examination:
-    """What was looked at, what could not be, and what was wrong; one line each."""
+    """What was looked at, what could not be, and what was wrong; one line each.
+
+    `other_model` names the files of the exported model that are not those of the artifact, which
+    says nothing against the artifact.
+    """
 
     checked: list[str] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    other_model: list[str] = field(default_factory=list)
+    faults_name_fixes: bool = False
 
 
 def _examine(folder: Path, onnx: Path | None) -> Examination:
@@ -81,7 +102,10 @@ def _examine(folder: Path, onnx: Path | None) -> Examination:
     if (folder / ENGINE_DESCRIPTION_NAME).exists():
         from llmopt.engine.verification import verify_engine  # noqa: PLC0415 - numpy
 
-        report = verify_engine(folder, onnx or _find_model(folder))
+        model = onnx or _find_model(folder)
+        if model is not None:
+            seen.other_model += read_engine_description(folder).find_other_files(model)
+        report = verify_engine(folder, None if seen.other_model else model)
         seen.faults += report.faults
         seen.checked += report.checked
         seen.not_checked += report.not_checked
@@ -124,6 +148,7 @@ def _examine_repository(folder: Path, seen: Examination) -> None:
             remedy="pip install 'llmopt[triton]'",
         ) from None
     report = check_repository(folder)
+    seen.faults_name_fixes = bool(report.faults) and not seen.faults
     seen.faults += map(str, report.faults)
     seen.checked += report.checked
     seen.not_checked += report.not_checked
@@ -140,9 +165,8 @@ def _examine_deferred(folder: Path, model: Path | None, seen: Examination) -> No
     if model is None:
         seen.not_checked.append("the exported model's digests: name it with --onnx")
         return
-    faults = list(sealed.find_other_files(model))
-    seen.faults += faults
-    if not faults:
+    seen.other_model += sealed.find_other_files(model)
+    if not seen.other_model:
         seen.checked.append(f"the exported model {model} against the sealed digests")
 
 

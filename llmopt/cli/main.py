@@ -11,7 +11,7 @@ from typing import NoReturn
 from llmopt.artifacts.secrets import redact
 from llmopt.errors import EXIT_BUG, EXIT_INTERRUPTED, LlmoptError
 
-INTERRUPTED_TEXT = "\ninterrupted; repeat the same command to go on where it stopped\n"
+INTERRUPTED_TEXT = "\ninterrupted; repeat the same command: what was finished is kept\n"
 SHOW_CURSOR = "\x1b[?25h"
 SWALLOWED_RETRY_S = 0.01
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, MODEL_NAME
 from llmopt.cli import options as opt
 from llmopt.cli.console import print_data
 from llmopt.cli.one_step import (
@@ -26,8 +27,8 @@ from llmopt.cli.step_options import (
 )
 from llmopt.cli.summary import describe_artifact
 from llmopt.data.dataset_spec import DatasetSpec
-from llmopt.engine.profile_entries import read_shorthand
-from llmopt.errors import RecipeError
+from llmopt.engine.profile_entries import read_entries, read_shorthand
+from llmopt.errors import IncompatibleError, RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.steps.base import StepBase
 from llmopt.steps.union import step_types
@@ -56,7 +57,7 @@ def make_model_command(type_name: str) -> Callable[..., None]:
         store: opt.StoreOption = None,
         device: opt.DeviceOption = "auto",
         threads: opt.ThreadsOption = None,
-        quiet: opt.QuietOption = False,
+        quiet: opt.HandQuietOption = False,
         **fields: Any,
     ) -> None:
         data: str | None = fields.pop("data", None)
@@ -95,7 +96,7 @@ def build_trt(
     output: OutputOption = None,
     show_recipe: ShowRecipeOption = False,
     store: opt.StoreOption = None,
-    quiet: opt.QuietOption = False,
+    quiet: opt.HandQuietOption = False,
     **fields: Any,
 ) -> None:
     """Build a TensorRT engine from an exported model by hand."""
@@ -104,25 +105,33 @@ def build_trt(
         "onnx": "model",
         "profiles": _read_profiles(profile),
     }
+    is_graph = onnx.name == MODEL_NAME and (onnx.parent / DESCRIPTION_NAME).exists()
+    folder = onnx.parent if is_graph else onnx  # the graph of an export stands for its folder
     recipe = {
         "version": 1,
         "name": "build-tensorrt",
-        "sources": {"model": {"path": str(onnx), "kind": "onnx_model"}},
+        "sources": {"model": {"path": str(folder), "kind": "onnx_model"}},
         "datasets": {},
         "steps": {"build": {**step, **given(fields)}},
     }
     loaded = build_recipe("build", recipe)
     if show_recipe:
         print_data(print_recipe(loaded))
-    else:
+        return
+    try:
         run_into(loaded, output, HandRun(opt.open_store(store), output, "cpu", None, quiet))
+    except IncompatibleError as error:
+        if not error.message.startswith("profile "):
+            raise
+        raise IncompatibleError(f"--{error.message}", remedy=error.remedy) from None
 
 
 def _read_profiles(texts: list[str]) -> dict[str, Any]:
     """Reads `--profile` options.
 
     Raises:
-        RecipeError: One is not of its form, or there are two of one name.
+        RecipeError: One is not of its form, its sizes are out of order, or there are two of one
+            name.
     """
     profiles: dict[str, Any] = {}
     for text in texts:
@@ -133,6 +142,11 @@ def _read_profiles(texts: list[str]) -> dict[str, Any]:
         if name in profiles:
             raise RecipeError(f"--profile {name} is given twice", remedy="name them apart")
         profiles[name] = written
+        try:
+            read_entries(profiles)
+        except ValueError as error:
+            said = str(error).removeprefix(f"profile {name}: ")
+            raise RecipeError(f"--profile {name}: {said}") from None
     return profiles
 
 
@@ -143,7 +157,7 @@ def run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:
     artifact = run_by_hand(loaded, hand)
     if not hand.quiet:
         print_data("; ".join(describe_artifact(artifact)))
-        print_data(os.path.relpath(artifact.path))
+    print_data(os.path.relpath(artifact.path))
 
 
 def _data_parameters(step: type[StepBase]) -> Iterator[inspect.Parameter]:

@@ -45,7 +45,7 @@ def build_recipe(step_name: str, data: dict[str, Any]) -> LoadedRecipe:
     Raises:
         RecipeError: Names the option at fault.
     """
-    tree = YamlTree(data=data, source=SOURCE)
+    tree = YamlTree(data=data, source=SOURCE, is_by_hand=True)
     tree.places[()] = SOURCE
     for field in data["steps"][step_name]:
         tree.places[("steps", step_name, field)] = f"--{field.replace('_', '-')}"

@@ -29,7 +29,17 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads (default: torch's choice).")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say errors and notes only.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say errors and notes only: no progress, no summary.")
+]
+HandQuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress: only the result on stdout, and errors and notes on stderr.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")]
 VariantOption = Annotated[

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.files import make_folder, write_text_atomically
+from llmopt.artifacts.json_model import describe_faults
 from llmopt.artifacts.manifest import MANIFEST_NAME
 from llmopt.artifacts.secrets import redact
 from llmopt.cli.console import print_line
@@ -70,7 +71,11 @@ def _judge(gate: Artifact) -> Verdict:
     try:
         require = {name: Requirement.model_validate(limit) for name, limit in limits.items()}
     except ValidationError as error:
-        raise InputError(f"{gate.path}: limits of the gate can't be read: {error}") from None
+        raise InputError(
+            f"{gate.path / MANIFEST_NAME}: the gate's limits can't be read: "
+            f"{describe_faults(error)}",
+            remedy="copy the artifact again, or make it anew: run its step with --force",
+        ) from None
     sentences = [describe_limits(metric, limit) for metric, limit in require.items()]
     misses = find_misses(require, gate.manifest.metrics)
     return Verdict(gate.manifest.step.id, tuple(sentences), tuple(misses))

@@ -14,8 +14,16 @@ from llmopt.errors import EXIT_DEFERRED, LlmoptError
 from llmopt.recipe.execute import RunSettings, run_plan
 from llmopt.recipe.inputs import validate_recipe
 from llmopt.recipe.loader import load_recipe
-from llmopt.recipe.plan import Plan, PlannedStep, RunOptions, download_sources, make_plan
+from llmopt.recipe.plan import (
+    Plan,
+    PlannedStep,
+    RunOptions,
+    check_plan,
+    download_sources,
+    make_plan,
+)
 from llmopt.recipe.schema import build_schema
+from llmopt.steps.base import Estimate
 
 
 def run(
@@ -53,7 +61,8 @@ def run(
             raise
         listener.event("run_finished", deferred=result.has_deferred)
     if not as_json and not quiet:
-        print_data(summarise_run(result, opt.OUTPUT_ROOT / loaded.recipe.name))
+        steps = loaded.recipe.steps
+        print_data(summarise_run(result, opt.OUTPUT_ROOT / loaded.recipe.name, steps))
     if detailed_exitcode and result.has_deferred:
         raise typer.Exit(EXIT_DEFERRED)
 
@@ -75,6 +84,7 @@ def plan(
     options = RunOptions(until, start, tuple(force or ()))
     opened = opt.open_store(store)
     made = make_plan(loaded, opened, opt.OUTPUT_ROOT, options)
+    check_plan(made)
     flops_per_s = measure_flops_per_s()
     if as_json:
         print_json({"recipe": loaded.recipe.name, "steps": _plan_rows(made, flops_per_s)})
@@ -92,15 +102,22 @@ def _describe_step(step: PlannedStep, flops_per_s: float) -> str:
     text = f"{mark} {step.name} ({step.step.type_name}): {step.reason}"
     if step.gates:
         text += f"\n    waits for {', '.join(step.gates)}"
-    if step.estimate is not None:
-        text += (
-            f"\n    about {format_bytes(step.estimate.ram_bytes)} RAM, "
-            f"{format_bytes(step.estimate.disk_bytes)} disk"
-        )
-        if step.estimate.flops:
-            seconds = step.estimate.flops / flops_per_s
-            text += f", {seconds:.0f} s of arithmetic on this CPU (rough)"
+    if step.state == "run":
+        text += f"\n    {_describe_needs(step.estimate, flops_per_s)}"
     return text
+
+
+def _describe_needs(estimate: Estimate | None, flops_per_s: float) -> str:
+    if estimate is None:
+        return "memory, disk and time not known"
+    text = f"about {format_bytes(estimate.ram_bytes)} RAM"
+    if estimate.disk_bytes:
+        text += f", {format_bytes(estimate.disk_bytes)} disk"
+    if not estimate.flops:
+        return f"{text}; time not known"
+    seconds = estimate.flops / flops_per_s
+    duration = "less than 1 s" if seconds < 1 else f"{seconds:.0f} s"
+    return f"{text}, {duration} of arithmetic on this CPU (rough)"
 
 
 def _plan_rows(made: Plan, flops_per_s: float) -> list[dict[str, object]]:
@@ -117,7 +134,7 @@ def _plan_rows(made: Plan, flops_per_s: float) -> list[dict[str, object]]:
             else {
                 "ram_bytes": step.estimate.ram_bytes,
                 "disk_bytes": step.estimate.disk_bytes,
-                "seconds": round(step.estimate.flops / flops_per_s, 1)
+                "seconds": float(f"{step.estimate.flops / flops_per_s:.2g}")
                 if step.estimate.flops
                 else None,
             },

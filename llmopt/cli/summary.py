@@ -9,19 +9,22 @@ from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.files import format_bytes
 from llmopt.evaluate.comparison_table import format_interval, write_table
 from llmopt.recipe.execute import RunResult
+from llmopt.steps.base import StepBase
+from llmopt.steps.eval_gate import EvalGate, list_required
 
 COMPARE = "eval.compare"
 
 
-def summarise_run(result: RunResult, output_folder: Path) -> str:
-    """Returns the summary of a finished run as text."""
+def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, StepBase]) -> str:
+    """Returns the summary of a finished run as text; `steps` are the recipe's, with its limits."""
     lines = ["", "summary"]
     for name, artifact in result.artifacts.items():
         if artifact.manifest.step.uses == COMPARE:
             table = write_table(artifact.manifest.metrics)  # type: ignore[arg-type]
             lines += [f"  {name}:", *(f"    {line}" for line in table.splitlines())]
         else:
-            lines.append(f"  {name}: {'; '.join(describe_artifact(artifact))}")
+            figures = [*_describe_limits(steps[name], artifact), *describe_artifact(artifact)]
+            lines.append(f"  {name}: {'; '.join(figures)}")
         lines.append(f"    {_relative(output_folder / name)}")
     for name, reason in result.unavailable.items():
         lines.append(f"  {name}: not run: {reason}")
@@ -40,6 +43,12 @@ def summarise_run(result: RunResult, output_folder: Path) -> str:
             f"{'      ' if checkpoints else 'next: '}llmopt report {_relative(output_folder)}"
         )
     return "\n".join(lines)
+
+
+def _describe_limits(step: StepBase, artifact: Artifact) -> Iterator[str]:
+    """Yields a gate's measured values, each with what is required of it now."""
+    if isinstance(step, EvalGate):
+        yield f"kept {', '.join(list_required(step.require, artifact.manifest.metrics))}"
 
 
 def describe_artifact(artifact: Artifact) -> Iterator[str]:

@@ -31,7 +31,12 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
         # The tokenizers library raises Exception itself, for a file that is newer than it.
         if type(error) is not Exception and not isinstance(error, TOKENIZER_ERRORS):
             raise
-        raise InputError(f"the tokenizer of {folder} can't be loaded: {error}") from None
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"the tokenizer of {folder} can't be loaded: {said}",
+            remedy="copy its files (tokenizer.json, tokenizer_config.json and what they name) "
+            "from the model's source again",
+        ) from None
 
 
 class DocumentTokenizer:

@@ -96,8 +96,7 @@ def choose_backend(
             return backend
     raise CapabilityError(
         "; ".join(reason for reason in reasons.values() if reason is not None),
-        remedy=" or ".join(_write_remedy(backend, version) for backend in wanted)
-        + "; or let another machine build it with when_unavailable: defer",
+        remedy=" or ".join(_write_remedy(backend, version) for backend in wanted),
     )
 
 

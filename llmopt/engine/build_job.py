@@ -1,6 +1,4 @@
-"""What the processes that build and run engines are told and tell back; no TensorRT."""
-
-from typing import Literal
+"""What the processes that build and run engines are told; no TensorRT."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -52,19 +50,3 @@ class EngineJob(_Message):
 
     folder: str
     requests: tuple[Request, ...]
-
-
-class ChildEvent(_Message):
-    """One line of such a process's standard output.
-
-    Attributes:
-        kind: `phase` (begins), `warning`, `fault` (of a loaded engine), `refused` (the graph or a
-            setting is at fault), `memory` (it ran out), `unavailable` (the machine is at fault),
-            `done`.
-        text: Of the phase or message; for `done` TensorRT's version.
-        values: For `done` the compute capabilities that a built engine is for.
-    """
-
-    kind: Literal["phase", "warning", "fault", "refused", "memory", "unavailable", "done"]
-    text: str = ""
-    values: tuple[str, ...] = ()

@@ -1,14 +1,14 @@
 """Builds an engine in a process of its own: its progress, its log, and what became of it."""
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmopt.artifacts.child_events import ChildEvent
+from llmopt.artifacts.child_process import ChildEnd, run_child
 from llmopt.artifacts.engine_description import BUILD_LOG_NAME, ENGINE_NAME, TIMING_CACHE_NAME
 from llmopt.artifacts.progress import Progress
 from llmopt.engine.backends import BACKENDS
-from llmopt.engine.build_job import BuildJob, ChildEvent
-from llmopt.engine.child_process import ChildEnd, run_child
+from llmopt.engine.build_job import BuildJob
 from llmopt.errors import (
     CapabilityError,
     IncompatibleError,
@@ -47,6 +47,8 @@ def run_build(job: BuildJob, progress: Progress) -> BuildResult:
         IncompatibleError: TensorRT refuses the graph or a setting; its words are in the message.
         ResourceError: Memory ran out, or the process was killed, as the kernel does then.
         InputError: The graph made the process die.
+        OSError: A file could not be read or written.
+        ChildBug: The process ended by an error that nobody foresaw.
     """
     folder = Path(job.folder)
     warnings: list[str] = []
@@ -60,6 +62,7 @@ def run_build(job: BuildJob, progress: Progress) -> BuildResult:
     try:
         end = run_child(MODULE, job, folder / BUILD_LOG_NAME, hear)
         if not end.is_done:
+            end.raise_error()
             raise _explain(job, end)
     except BaseException:  # an interrupt too
         for name in (BUILD_LOG_NAME, ENGINE_NAME, TIMING_CACHE_NAME):
@@ -70,26 +73,21 @@ def run_build(job: BuildJob, progress: Progress) -> BuildResult:
 
 
 def _explain(job: BuildJob, end: ChildEnd) -> LlmoptError:
-    backend, kind = BACKENDS[job.backend], end.last.kind if end.last is not None else None
-    # The last word may be of a phase or a warning: then the way it ended says more.
-    is_final = kind in ("unavailable", "refused", "memory")
-    text = end.last.text if end.last is not None and is_final else ""
-    if kind == "unavailable":
-        return CapabilityError(
-            f"{backend.title} can't be used here: {text}",
-            remedy=f"{backend.remedy}; or set when_unavailable: defer",
-        )
-    if kind == "refused":
-        return IncompatibleError(f"{backend.title} refuses {job.onnx_path}: {text}")
-    if kind == "memory" or end.status == -signal.SIGKILL:
-        cause = text or "killed, most likely because memory ran out"
+    backend, reason = BACKENDS[job.backend], end.reason
+    if end.ran_out_of_memory:
+        cause = "killed, most likely because memory ran out" if reason is None else reason.text
         return ResourceError(
             f"{backend.title} did not finish {job.onnx_path}: {cause}",
             remedy="build on a machine with more memory, or for smaller profiles",
         )
-    tail = end.log_tail or "empty"
+    if reason is not None and reason.kind == "unavailable":
+        return CapabilityError(
+            f"{backend.title} can't be used here: {reason.text}", remedy=backend.remedy
+        )
+    if reason is not None:
+        return IncompatibleError(f"{backend.title} refuses {job.onnx_path}: {reason.text}")
     return InputError(
         f"the process in which {backend.title} reads {job.onnx_path} {end.cause}; the end of its "
-        f"log: {tail}",
+        f"log: {end.log_tail or 'empty'}",
         remedy="export the model with llmopt export-onnx, whose graphs it takes",
     )

@@ -5,22 +5,21 @@ TensorRT-RTX, which parts from them where it builds without a GPU.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmopt.artifacts.child_events import ChildEvent
+from llmopt.artifacts.child_work import run_process, say
 from llmopt.artifacts.engine_description import ENGINE_NAME, TIMING_CACHE_NAME
-from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.artifacts.tensor_spec import FoundTensor, describe_differences
 from llmopt.engine.backends import BACKENDS, RTX
-from llmopt.engine.build_job import BuildJob, ChildEvent
+from llmopt.engine.build_job import BuildJob
 from llmopt.engine.cuda_driver import list_gpus
 from llmopt.engine.tensorrt_process import (
     DTYPES,
     load_backend,
     make_logger,
     refuse,
-    run_process,
-    say,
     unavailable,
 )
 
@@ -96,14 +95,15 @@ def parse(trt: Any, network: Any, logger: Any, job: BuildJob) -> Any:
         errors = [describe_error(parser.get_error(i)) for i in range(parser.num_errors)]
         said = dict.fromkeys([*errors, *logger.errors])
         raise refuse("; ".join(said) or "the parser refused it without a word")
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    inputs = [describe_tensor(network.get_input(i)) for i in range(network.num_inputs)]
+    outputs = [describe_tensor(network.get_output(i)) for i in range(network.num_outputs)]
     differences = [
-        *find_differences("input", job.inputs, inputs),
-        *find_differences("output", job.outputs, outputs),
+        *describe_differences("input", job.inputs, inputs),
+        # Their sizes are what the parser could infer: -1 may stand for a fixed one.
+        *describe_differences("output", job.outputs, outputs, is_inferred=True),
     ]
     if differences:
-        raise refuse("; ".join(differences))
+        raise refuse(f"it does not read what onnx.json says: {'; '.join(differences)}")
     return parser
 
 
@@ -112,24 +112,10 @@ def describe_error(error: Any) -> str:
     return f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}"
 
 
-def find_differences(
-    side: str, specs: Sequence[TensorSpec], tensors: Sequence[Any]
-) -> Iterator[str]:
-    """Yields in what a network's tensors differ from a description."""
-    found = {tensor.name: tensor for tensor in tensors}
-    for spec in specs:
-        tensor = found.pop(spec.name, None)
-        if tensor is None:
-            yield f"it has no {side} {spec.name}"
-            continue
-        dtype, shape = DTYPES.get(tensor.dtype.name, tensor.dtype.name), tuple(tensor.shape)
-        # An output's sizes are what the parser could infer: -1 may stand for a fixed one.
-        is_same = len(shape) == len(spec.shape) and all(
-            a == b or (side == "output" and a < 0) for a, b in zip(shape, spec.shape, strict=True)
-        )
-        if dtype != spec.dtype or not is_same:
-            yield f"its {side} {spec.name} is {dtype} {list(shape)}, not {spec.dtype} {spec.shape}"
-    yield from (f"it has an {side} {name} that onnx.json lacks" for name in found)
+def describe_tensor(tensor: Any) -> FoundTensor:
+    """Describes a network's input or output."""
+    dtype = DTYPES.get(tensor.dtype.name, tensor.dtype.name)
+    return FoundTensor(tensor.name, dtype, tuple(tensor.shape))
 
 
 def configure(trt: Any, builder: Any, config: Any, job: BuildJob) -> tuple[str, ...]:

@@ -10,10 +10,18 @@ if TYPE_CHECKING:  # steps import this module, and they load fast
 LIBRARY = "libcuda.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute in cuda.h
 NAME_BYTES = 256
+OUT_OF_MEMORY = 2  # CUresult in cuda.h
+# No fault of what was to run: not initialised, a stub, busy or in exclusive use, no device, a
+# driver of another version or not ready.
+MACHINE_ERRORS = (3, 34, 46, 100, 101, 802, 803, 804)
 
 
 class CudaError(Exception):
-    """A call of the driver failed."""
+    """A call of the driver failed, with that status; None where there is no driver."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,12 @@ class CudaDriver:
     def _call(self, name: str, *arguments: Any) -> None:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
-            raise CudaError(f"{name} ended with CUDA error {status}")
+            raise CudaError(f"{name} ended with CUDA error {status}{_explain(status)}", status)
+
+
+def _explain(status: int) -> str:
+    meanings = {OUT_OF_MEMORY: " (the GPU's memory is full)", 46: " (the GPU is busy)"}
+    return meanings.get(status, "")
 
 
 def list_gpus() -> tuple[InstalledGpu, ...]:

@@ -6,31 +6,40 @@ passes as uint16.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmopt.artifacts.child_events import ChildEvent
+from llmopt.artifacts.child_work import ChildError, run_process, say
 from llmopt.artifacts.engine_description import (
     ENGINE_NAME,
     EngineDescription,
     read_engine_description,
 )
 from llmopt.artifacts.optimization_profile import POINTS
-from llmopt.artifacts.tensor_spec import TensorSpec
-from llmopt.engine.build_job import ChildEvent, EngineJob, Request
-from llmopt.engine.cuda_driver import CudaDriver, CudaError
+from llmopt.artifacts.tensor_spec import FoundTensor, TensorSpec, describe_differences
+from llmopt.engine.build_job import EngineJob, Request
+from llmopt.engine.cuda_driver import MACHINE_ERRORS, OUT_OF_MEMORY, CudaDriver, CudaError
 from llmopt.engine.probe_inputs import NUMPY_DTYPES
 from llmopt.engine.tensorrt_process import (
     DTYPES,
     load_backend,
     make_logger,
     refuse,
-    run_process,
-    say,
     unavailable,
 )
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU at hand, and a stream on it."""
+
+    driver: CudaDriver
+    stream: int
 
 
 def run(text: str) -> ChildEvent:
@@ -42,24 +51,46 @@ def run(text: str) -> ChildEvent:
     job = EngineJob.model_validate_json(text)
     folder = Path(job.folder)
     description = read_engine_description(folder)
+    gpu = open_gpu()
     trt = load_backend(description.backend)
     logger = make_logger(trt)
     try:
+        runtime = trt.Runtime(logger)  # which outlives the engine
+    except (TypeError, RuntimeError):  # what a constructor gives that returns null
+        raise unavailable("; ".join(logger.errors) or "it makes no runtime") from None
+    engine = load_engine(runtime, logger, (folder / ENGINE_NAME).read_bytes())
+    for fault in find_faults(engine, description):
+        say(ChildEvent(kind="fault", text=fault))
+    context = engine.create_execution_context()
+    if context is None:
+        raise refuse("; ".join(logger.errors) or "it gives no execution context")
+    for request in job.requests:
+        try:
+            run_request(gpu, context, logger, request, description)
+        except CudaError as error:
+            raise judge_cuda_error(error) from None
+    return ChildEvent(kind="done", text=str(trt.__version__))
+
+
+def open_gpu() -> Gpu:
+    """Takes the first GPU and makes a stream on it.
+
+    Raises:
+        ChildError: It is absent, busy or full, whatever the engine.
+    """
+    try:
         driver = CudaDriver()
         driver.open_first()
-        runtime = trt.Runtime(logger)  # which outlives the engine
-        engine = load_engine(runtime, logger, (folder / ENGINE_NAME).read_bytes())
-        for fault in find_faults(engine, description):
-            say(ChildEvent(kind="fault", text=fault))
-        context = engine.create_execution_context()
-        if context is None:
-            raise refuse("; ".join(logger.errors) or "it gives no execution context")
-        stream = driver.make_stream()
-        for request in job.requests:
-            run_request(driver, context, stream, request, description)
+        return Gpu(driver, driver.make_stream())
     except CudaError as error:
         raise unavailable(str(error)) from None
-    return ChildEvent(kind="done", text=str(trt.__version__))
+
+
+def judge_cuda_error(error: CudaError) -> ChildError:
+    """Tells the state of the GPU from what an engine did to it."""
+    if error.status == OUT_OF_MEMORY:
+        return ChildError(ChildEvent(kind="memory", text=str(error)))
+    return unavailable(str(error)) if error.status in MACHINE_ERRORS else refuse(str(error))
 
 
 def load_engine(runtime: Any, logger: Any, data: bytes) -> Any:
@@ -76,17 +107,11 @@ def load_engine(runtime: Any, logger: Any, data: bytes) -> Any:
 
 def find_faults(engine: Any, description: EngineDescription) -> Iterator[str]:
     """Yields in what a loaded engine differs from its description."""
-    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-    model = description.model
-    for spec in (*model.inputs, *model.outputs):
-        if spec.name not in names:
-            yield f"the engine has no tensor {spec.name}"
-            continue
-        names.discard(spec.name)
-        dtype = DTYPES.get(engine.get_tensor_dtype(spec.name).name)
-        if dtype != spec.dtype:
-            yield f"{spec.name} is {dtype} in the engine, {spec.dtype} in engine.json"
-    yield from (f"tensor {name} of the engine is not in engine.json" for name in sorted(names))
+    model, tensors = description.model, [*_list_tensors(engine)]
+    inputs = [tensor for mode, tensor in tensors if mode == "INPUT"]
+    outputs = [tensor for mode, tensor in tensors if mode != "INPUT"]
+    yield from describe_differences("input", model.inputs, inputs)
+    yield from describe_differences("output", model.outputs, outputs)
     if engine.num_optimization_profiles != len(description.profiles):
         yield (
             f"the engine has {engine.num_optimization_profiles} profiles, engine.json "
@@ -102,8 +127,17 @@ def find_faults(engine: Any, description: EngineDescription) -> Iterator[str]:
                     yield f"profile {profile.name}: {spec.name} at {point} is {tuple(shape)}"
 
 
+def _list_tensors(engine: Any) -> Iterator[tuple[str, FoundTensor]]:
+    """Yields `INPUT` or `OUTPUT` with each tensor; sizes are held against the profiles."""
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
+        dtype = engine.get_tensor_dtype(name).name
+        found = FoundTensor(name, DTYPES.get(dtype, dtype), None)
+        yield engine.get_tensor_mode(name).name, found
+
+
 def run_request(
-    driver: CudaDriver, context: Any, stream: int, request: Request, description: EngineDescription
+    gpu: Gpu, context: Any, logger: Any, request: Request, description: EngineDescription
 ) -> None:
     """Runs one request and writes its outputs.
 
@@ -112,6 +146,7 @@ def run_request(
     """
     with np.load(request.feeds_path) as feeds:
         arrays = dict(feeds)
+    driver, stream = gpu.driver, gpu.stream
     context.set_optimization_profile_async(request.profile, stream)
     driver.wait(stream)
     addresses: dict[str, int] = {}
@@ -126,7 +161,7 @@ def run_request(
         for name, address in addresses.items():
             context.set_tensor_address(name, address)
         if not context.execute_async_v3(stream):
-            raise refuse("the run was refused")
+            raise refuse("; ".join(["the run was refused", *logger.errors]))
         driver.wait(stream)
         for name, array in outputs.items():
             driver.copy_from(addresses[name], array)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, OnnxDescription
+from llmopt.artifacts.onnx_description import DESCRIPTION_NAME, EXPORT_REMEDY, OnnxDescription
+from llmopt.artifacts.onnx_graph import list_inputs, list_outputs
+from llmopt.artifacts.tensor_spec import describe_differences
 from llmopt.errors import IncompatibleError, InputError
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -42,9 +44,12 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(f"{path} does not exist", remedy=EXPORT_REMEDY) from None
     except (DecodeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no ONNX model: {error}") from None
+        raise InputError(
+            f"{path} is no ONNX model, or a truncated one ({error})",
+            remedy=EXPORT_REMEDY,
+        ) from None
     graph = model.graph
     if not graph.node or not graph.input or not graph.output:
         raise InputError(
@@ -77,7 +82,7 @@ def _measure_external(path: Path, model: onnx.ModelProto) -> Iterator[tuple[str,
         if size < end:
             raise InputError(
                 f"{file} is truncated: {size:,} bytes, but tensor {tensor_name} ends at {end:,}",
-                remedy="copy it again, or export the model anew",
+                remedy=EXPORT_REMEDY,
             )
         yield location, size
 
@@ -86,31 +91,18 @@ def check_signature(file: OnnxFile, description: OnnxDescription) -> None:
     """Holds the graph's inputs and outputs against `onnx.json`, which profiles are read by.
 
     Raises:
-        InputError: Names the first that differs.
+        InputError: Names all that differ.
     """
     graph = file.model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    sides = (("input", description.inputs, inputs), ("output", description.outputs, graph.output))
-    for side, specs, values in sides:
-        found = {value.name: _read_shape(value) for value in values}
-        said = {spec.name: (len(spec.axes), spec.shape) for spec in specs}
-        for name in [*said, *found]:
-            if found.get(name) != said.get(name):
-                raise InputError(
-                    f"{file.path}: its {side} {name} is {_write_axes(found.get(name))}; "
-                    f"{DESCRIPTION_NAME} beside it says {_write_axes(said.get(name))}",
-                    remedy="export the model anew",
-                )
-
-
-def _read_shape(value: onnx.ValueInfoProto) -> tuple[int, tuple[int, ...]]:
-    sizes = tuple(dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim)
-    return len(sizes), sizes
-
-
-def _write_axes(shape: tuple[int, tuple[int, ...]] | None) -> str:
-    return "not there" if shape is None else f"of shape {list(shape[1])}"
+    differences = [
+        *describe_differences("input", description.inputs, list_inputs(graph)),
+        *describe_differences("output", description.outputs, list_outputs(graph)),
+    ]
+    if differences:
+        raise InputError(
+            f"{file.path} is not as {DESCRIPTION_NAME} beside it says: {'; '.join(differences)}",
+            remedy=EXPORT_REMEDY,
+        )
 
 
 def check_parsable(file: OnnxFile) -> None:

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
-
-LOG_ERRORS = 3
+from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.onnx_session import open_session, run_errors
 
 
 class OnnxReference:
@@ -19,16 +17,21 @@ class OnnxReference:
     Args:
         folder: Holds `model.onnx`.
         description: Names the session options that it is to run with.
+
+    Raises:
+        InputError: onnxruntime does not load or run it.
+        MemoryError: There is not enough for it.
     """
 
     def __init__(self, folder: Path, description: OnnxDescription) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = LOG_ERRORS
-        for key, value in description.session_options.items():
-            options.add_session_config_entry(key, value)
-        path = str(folder / MODEL_NAME)
-        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._folder = folder
+        self._session = open_session(folder, description)
 
-    def run(self, feeds: Mapping[str, NDArray[Any]], output: str) -> NDArray[np.float32]:
-        """Returns one output for the inputs, by name."""
-        return np.asarray(self._session.run([output], dict(feeds))[0], np.float32)
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """Returns every output for the inputs, by name."""
+        with run_errors(self._folder):
+            arrays = self._session.run(None, dict(feeds))
+        names = [output.name for output in self._session.get_outputs()]
+        return {
+            name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)
+        }

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmopt.artifacts.onnx_description import OnnxDescription
-from llmopt.artifacts.tensor_spec import TensorDtype, TensorSpec
+from llmopt.artifacts.tensor_spec import PAST, TensorDtype, TensorSpec
 
 NUMPY_DTYPES: Mapping[TensorDtype, str] = {
     "float32": "float32", "float16": "float16", "bfloat16": "uint16",
@@ -47,7 +47,7 @@ def _make_input(
     if spec.name == "attention_mask":
         return np.ones(shape, spec.dtype)
     if spec.name == "position_ids":
-        first = sizes.get("past_sequence", 0)
+        first = sizes.get(PAST, 0)
         return np.broadcast_to(np.arange(first, first + shape[1], dtype=spec.dtype), shape).copy()
     if spec.dtype in ("int64", "int32"):
         return np.zeros(shape, spec.dtype)

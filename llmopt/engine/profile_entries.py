@@ -12,8 +12,8 @@ from typing import TypeGuard
 from pydantic import JsonValue
 
 from llmopt.artifacts.optimization_profile import POINTS, Shape
+from llmopt.artifacts.tensor_spec import PAST
 
-PAST = "past_sequence"
 BUCKETS = "buckets"
 PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 RANGE_MARK = re.compile(r"\.\.|:")

@@ -17,11 +17,10 @@ from llmopt.artifacts.optimization_profile import (
     OptimizationProfile,
     dynamic_axes,
 )
-from llmopt.artifacts.tensor_spec import ITEM_BYTES, TensorSpec
-from llmopt.engine.profile_entries import PAST, Entry, ProfileEntries, Sizes, check_order
+from llmopt.artifacts.tensor_spec import ITEM_BYTES, PAST, SEQUENCE, TOTAL, TensorSpec
+from llmopt.engine.profile_entries import Entry, ProfileEntries, Sizes, check_order
 from llmopt.errors import IncompatibleError
 
-SEQUENCE, TOTAL = "sequence", "total_sequence"
 MAX_ELEMENTS = 2**31 - 1  # of a tensor, TensorRT's limit
 
 
@@ -93,10 +92,12 @@ def _read_axes(
             yield key, _require_sizes(place, entry), key
         else:
             near = difflib.get_close_matches(key, [*axes, *inputs], 1)
-            known = f"axes {', '.join(axes)}; inputs {', '.join(inputs)}"
+            known = f"the model's axes are {', '.join(axes)}"
             raise IncompatibleError(
                 f"{place} is no dynamic axis or input of the model",
-                remedy=f"did you mean {near[0]}?" if near else f"the model has {known}",
+                remedy=f"did you mean {near[0]}? {known}"
+                if near
+                else f"{known}; its inputs {', '.join(inputs)}",
             )
 
 

@@ -2,7 +2,7 @@
 
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmopt.artifacts.child_events import ChildEvent
+from llmopt.artifacts.child_process import ChildEnd, run_child
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.engine_description import (
     ENGINE_NAME,
@@ -18,8 +20,7 @@ from llmopt.artifacts.engine_description import (
 )
 from llmopt.artifacts.optimization_profile import POINTS
 from llmopt.engine.backends import BACKENDS, why_not_run_here
-from llmopt.engine.build_job import ChildEvent, EngineJob, Request
-from llmopt.engine.child_process import run_child
+from llmopt.engine.build_job import EngineJob, Request
 from llmopt.engine.cuda_driver import list_gpus
 from llmopt.engine.probe_inputs import make_feeds
 
@@ -50,7 +51,7 @@ class EngineReport:
 
 
 @dataclass(frozen=True)
-class _Probe:
+class Probe:
     """One run: a profile at one of its points."""
 
     title: str
@@ -88,7 +89,7 @@ def verify_engine(folder: Path, model: Path | None) -> EngineReport:
             report.checked.append(f"built from the model in {model}")
     reason = why_not_run_here(backend, description.compute_capabilities, list_gpus())
     if reason is not None:
-        report.not_checked.append(f"loading and running it: {reason}")
+        report.not_checked.append(_not_run(reason))
     elif not report.faults:
         _run(folder, description, _choose_reference(report, description, model), report)
     return report
@@ -139,16 +140,15 @@ def _run(
         job = EngineJob(folder=str(folder.resolve()), requests=tuple(p.request for p in probes))
         end = run_child(MODULE, job, scratch / "run.log", hear)
         if not end.is_done:
-            said = end.last.text if end.last is not None else ""
-            report.faults.append(f"it does not run: {said or f'{end.cause}: {end.log_tail}'}")
+            _judge_end(end, report)
             return
         report.checked.append(f"loaded, and run {len(probes)} times")
         reference = None if model is None else _open_reference(model, description)
         for probe in probes:
             with np.load(probe.request.outputs_path) as outputs:
-                report.faults += _judge(probe, dict(outputs), description, reference)
+                report.faults += find_output_faults(probe, dict(outputs), description, reference)
     if model is not None and not report.faults:
-        report.checked.append("outputs against onnxruntime's")
+        report.checked.append(f"{len(description.model.outputs)} outputs against onnxruntime's")
 
 
 def _open_reference(model: Path, description: EngineDescription) -> "OnnxReference":
@@ -157,7 +157,7 @@ def _open_reference(model: Path, description: EngineDescription) -> "OnnxReferen
     return OnnxReference(model, description.model)
 
 
-def make_probes(description: EngineDescription, scratch: Path) -> Iterator[_Probe]:
+def make_probes(description: EngineDescription, scratch: Path) -> Iterator[Probe]:
     """Yields a run for each profile and point, its inputs written to a file."""
     for index, profile in enumerate(description.profiles):
         for point in POINTS:
@@ -168,29 +168,60 @@ def make_probes(description: EngineDescription, scratch: Path) -> Iterator[_Prob
             request = Request(
                 profile=index, feeds_path=str(feeds_path), outputs_path=str(outputs_path)
             )
-            yield _Probe(f"profile {profile.name} at {point}", feeds, request)
+            yield Probe(f"profile {profile.name} at {point}", feeds, request)
 
 
-def _judge(
-    probe: _Probe,
-    outputs: dict[str, NDArray[Any]],
+def find_output_faults(
+    probe: Probe,
+    outputs: Mapping[str, NDArray[Any]],
     description: EngineDescription,
     reference: "OnnxReference | None",
 ) -> Iterator[str]:
-    name = description.model.outputs[0].name
-    values = to_float32(outputs[name])
-    if not np.isfinite(values).all():
-        yield f"{probe.title}: {name} holds NaN or infinity"
-    elif reference is not None:
-        error = relative_error(values, reference.run(probe.feeds, name))
-        tolerance = TOLERANCES[description.model.dtype]
-        if description.model.dtype == "float32" and description.settings.tf32:
-            tolerance = TF32_TOLERANCE
-        if not error <= tolerance:
-            yield (
-                f"{probe.title}: {name} is {error:.2g} of its largest value away from "
-                f"onnxruntime's; {tolerance:g} is allowed"
-            )
+    """Yields what is wrong with what an engine gave for a probe, the cache as well as the logits.
+
+    Args:
+        probe: What it was run on.
+        outputs: By name; bfloat16 as its bits.
+        description: Of the engine.
+        reference: What they are held against, None for nothing but that they are finite.
+    """
+    expected = {} if reference is None else reference.run(probe.feeds)
+    tolerance = TOLERANCES[description.model.dtype]
+    if description.model.dtype == "float32" and description.settings.tf32:
+        tolerance = TF32_TOLERANCE
+    for spec in description.model.outputs:
+        values = to_float32(outputs[spec.name])
+        if not np.isfinite(values).all():
+            yield f"{probe.title}: {spec.name} holds NaN or infinity"
+        elif spec.name in expected:
+            error = relative_error(values, expected[spec.name])
+            if not error <= tolerance:
+                yield (
+                    f"{probe.title}: {spec.name} is {error:.2g} of its largest value away from "
+                    f"onnxruntime's; {tolerance:g} is allowed"
+                )
+
+
+def _judge_end(end: ChildEnd, report: EngineReport) -> None:
+    """Tells an engine that does not run from a machine that can't run it now.
+
+    Raises:
+        LlmoptError, OSError, ChildBug: What the process met with says nothing of either.
+    """
+    end.raise_error()
+    reason = end.reason
+    if end.ran_out_of_memory:
+        cause = "killed, most likely because memory ran out" if reason is None else reason.text
+        report.not_checked.append(_not_run(cause))
+    elif reason is not None and reason.kind == "unavailable":
+        report.not_checked.append(_not_run(reason.text))
+    else:
+        said = f"{end.cause}: {end.log_tail}" if reason is None else reason.text
+        report.faults.append(f"it does not run: {said}")
+
+
+def _not_run(reason: str) -> str:
+    return f"loading and running it: not run, because {reason}"
 
 
 def to_float32(array: NDArray[Any]) -> NDArray[np.float32]:
@@ -204,4 +235,6 @@ def relative_error(values: NDArray[np.float32], reference: NDArray[np.float32]) 
     """Returns the largest difference as a share of the reference's largest value; NaN is kept."""
     if values.shape != reference.shape:
         return float("inf")
+    if values.size == 0:
+        return 0.0
     return float(np.abs(values - reference).max() / max(float(np.abs(reference).max()), 1e-30))

@@ -1,10 +1,10 @@
 """Speed and memory of an exported decoder in onnxruntime, measured in a process of its own.
 
-Run as `python -m llmopt.export.bench JOB`, JSON itself; prints one BenchResult as JSON.
+Run as `python -m llmopt.export.bench JOB.json PARENT_PID`; its last event holds a BenchResult.
 """
 
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,9 +12,13 @@ import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from llmopt.artifacts.child_events import ChildEvent
+from llmopt.artifacts.child_process import run_child
+from llmopt.artifacts.child_work import run_process
 from llmopt.artifacts.onnx_description import read_onnx_description
-from llmopt.errors import InputError
-from llmopt.export.session import OnnxDecoder, open_session
+from llmopt.artifacts.onnx_session import open_session, run_errors
+from llmopt.errors import InputError, ResourceError
+from llmopt.export.session import OnnxDecoder
 
 MODULE = "llmopt.export.bench"
 WARM_UP_TOKENS = 2
@@ -87,19 +91,36 @@ def measure_in_process(job: BenchJob) -> BenchResult:
     """Measures in a process of its own, whose memory holds nothing else.
 
     Raises:
-        InputError: The model can't be loaded or run; the process's words are in the message.
+        InputError: The model can't be loaded or run, or makes the process die.
+        ResourceError: Memory ran out, or the process was killed, as the kernel does then.
+        OSError: A file could not be read or written.
+        ChildBug: The process ended by an error that nobody foresaw.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", MODULE, job.model_dump_json()],
-        capture_output=True,
-        text=True,
-        check=False,
+    with tempfile.TemporaryDirectory() as folder:
+        end = run_child(MODULE, job, Path(folder, "bench.log"), lambda _: None)
+    if end.is_done and end.last is not None:
+        return BenchResult.model_validate_json(end.last.text)
+    end.raise_error()
+    if end.ran_out_of_memory:
+        cause = "killed, most likely because memory ran out"
+        raise ResourceError(
+            f"{job.folder} can't be measured: {cause if end.reason is None else end.reason.text}",
+            remedy="lower batch, prompt_tokens or new_tokens, or measure on a machine with more "
+            "memory",
+        )
+    raise InputError(
+        f"the process that runs {job.folder} in onnxruntime {end.cause}; the end of its log: "
+        f"{end.log_tail or 'empty'}",
+        remedy="export the model with llmopt export-onnx",
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"{job.folder} can't be measured: {lines[-1]}")
-    return BenchResult.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def _work(text: str) -> ChildEvent:
+    job = BenchJob.model_validate_json(text)
+    with run_errors(Path(job.folder)):
+        result = measure(job)
+    return ChildEvent(kind="done", text=result.model_dump_json())
 
 
 if __name__ == "__main__":
-    sys.stdout.write(measure(BenchJob.model_validate_json(sys.argv[1])).model_dump_json() + "\n")
+    sys.exit(run_process(_work))

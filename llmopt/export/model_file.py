@@ -6,9 +6,12 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME
+from llmopt.artifacts.onnx_description import DATA_NAME, EXPORT_REMEDY, MODEL_NAME
 from llmopt.artifacts.progress import Progress
 from llmopt.errors import InputError
+
+# What onnx.checker says of a file that ends too early, or was never a model.
+TORN_SIGNS = ("Unable to parse proto", "ir_version")
 
 
 def save_model(model: ir.Model, folder: Path, progress: Progress) -> None:
@@ -26,9 +29,14 @@ def check_model_file(path: Path) -> None:
     """Holds a model against the ONNX standard, by its path: it may exceed 2 GB.
 
     Raises:
-        InputError: It breaks it, or its external data is missing.
+        InputError: It is not there, truncated, breaks the standard, or lacks its external data.
     """
+    if not path.is_file():
+        raise InputError(f"{path} is missing, or no file", remedy=EXPORT_REMEDY)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise InputError(f"{path} is no valid ONNX model: {error}") from None
+        said = " ".join(str(error).split())
+        is_torn = any(sign in said for sign in TORN_SIGNS)
+        fault = "is truncated, or no ONNX file" if is_torn else f"is no valid ONNX model: {said}"
+        raise InputError(f"{path} {fault}", remedy=EXPORT_REMEDY) from None

@@ -7,7 +7,7 @@ Shapes: T = tokens of a row, V = vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +23,7 @@ from llmopt.export.session import Array, OnnxDecoder, pad_left
 ROW_LENGTHS = (37, 26, 11)  # none of them traced, two of them padded
 CHUNK_TOKENS = (3, 1, 1, 1, 1)  # what is decoded after the prompt, with the cache
 SEED = 20
+MAX_CROSSED_WINDOW = 1024  # rows past a longer one would take PyTorch longer than the export
 # Largest error allowed, over the largest logit; measured on small models: 1e-6, 1e-3.
 TOLERANCES: dict[TensorDtype, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-4}
 
@@ -36,12 +37,15 @@ class Parity:
         relative_error: That over the largest logit's magnitude.
         top1_agreement: Share of positions where both have the same largest logit.
         num_positions: How many were compared.
+        within_window: Tokens of a sliding window that no row of the comparison went past; None
+            where one did, or there is no window.
     """
 
     max_abs_error: float
     relative_error: float
     top1_agreement: float
     num_positions: int
+    within_window: int | None = None
 
     def require(self, tolerance: float) -> None:
         """Refuses an export that is further from PyTorch than it may be.
@@ -81,12 +85,15 @@ def check_decoder(
         description: Of the export.
         streamed: The checkpoint, computed in float32.
     """
-    rows = _make_rows(description, _find_window(streamed))
+    window = _find_window(streamed)
+    rows = _make_rows(description, window)
     references = [logits.numpy() for logits in read_reference_logits(streamed, rows)]
     run = _run_cached if description.kv_cache else _run_plain
     seen = list(run(session, description, rows))
     ours = [logits for _, _, logits in seen]
-    return compare(ours, [references[row][positions] for row, positions, _ in seen])
+    parity = compare(ours, [references[row][positions] for row, positions, _ in seen])
+    is_within = max(map(len, rows)) <= window < description.max_position_embeddings
+    return replace(parity, within_window=window) if is_within else parity
 
 
 def read_reference_logits(
@@ -104,13 +111,15 @@ def read_reference_logits(
 
 
 def _find_window(streamed: StreamedModel) -> int:
-    """Returns the tokens of a sliding window, 0 without one."""
-    return int(getattr(streamed.config, "sliding_window", None) or 0)
+    """Returns the tokens of a sliding window, 0 where no block has one."""
+    kinds = getattr(streamed.config, "layer_types", None) or ("sliding_attention",)
+    window = getattr(streamed.config, "sliding_window", None) or 0
+    return int(window) if "sliding_attention" in kinds else 0
 
 
 def _make_rows(description: OnnxDescription, window: int) -> list[list[int]]:
     """Draws rows of tokens; longer than a short sliding window, within the model's positions."""
-    extra = window if window <= 1024 else 0
+    extra = window if window <= MAX_CROSSED_WINDOW else 0
     later = sum(CHUNK_TOKENS) if description.kv_cache else 0
     room = description.max_position_embeddings - later
     generator = np.random.default_rng(SEED)

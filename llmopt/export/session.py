@@ -1,50 +1,16 @@
-"""Exported models in onnxruntime, on the CPU."""
+"""Exported decoders in onnxruntime: rows of tokens, padded on the left."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
-from llmopt.errors import InputError
+from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.tensor_spec import BATCH
 
 Array = NDArray[Any]
-LOG_ERRORS = 3
-LOAD_ERRORS = (
-    ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf, ort_errors.NoSuchFile, ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)  # fmt: skip
-
-
-def open_session(
-    folder: Path, description: OnnxDescription, threads: int | None = None
-) -> ort.InferenceSession:
-    """Loads an exported model.
-
-    Args:
-        folder: Holds `model.onnx`.
-        description: Names the session options that it is to run with.
-        threads: None leaves onnxruntime's choice.
-
-    Raises:
-        InputError: onnxruntime takes it not; its own words are in the message.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    for key, value in description.session_options.items():
-        options.add_session_config_entry(key, value)
-    path = folder / MODEL_NAME
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except LOAD_ERRORS as error:
-        raise InputError(f"onnxruntime does not load {path}: {error}") from None
 
 
 class OnnxDecoder:
@@ -65,7 +31,7 @@ class OnnxDecoder:
         self._mask_BL = np.empty((num_rows, 0), np.int64)
         self._cache = [
             np.empty(
-                [num_rows if a.name == "batch" else max(a.size, 0) for a in spec.axes],
+                [num_rows if a.name == BATCH else max(a.size, 0) for a in spec.axes],
                 np.dtype(spec.dtype),
             )
             for spec in self._cache_specs

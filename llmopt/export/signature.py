@@ -3,12 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmopt.artifacts.tensor_spec import DYNAMIC, TensorDtype, TensorSpec, make_spec
+from llmopt.artifacts.tensor_spec import (
+    BATCH,
+    DYNAMIC,
+    PAST,
+    SEQUENCE,
+    TOTAL,
+    TensorDtype,
+    TensorSpec,
+    make_spec,
+)
 from llmopt.checkpoint.encoder_config import EncoderConfig, EncoderTask
 from llmopt.checkpoint.model_config import ModelConfig
 
-BATCH, SEQUENCE = "batch", "sequence"
-PAST, TOTAL = "past_sequence", "total_sequence"
 KEY_VALUE = ("key", "value")
 MASKED_POSITIONS = "masked_positions"
 

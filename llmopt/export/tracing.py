@@ -12,13 +12,13 @@ import onnxscript.optimizer
 import torch
 from torch import nn
 
-from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.artifacts.tensor_spec import BATCH, PAST, SEQUENCE, TOTAL, TensorSpec
 from llmopt.export.hollow_model import DECODER_PREFIX
 from llmopt.export.signature import Signature
 
 # Sizes of the example that is traced: no two alike and none 0 or 1, so that none is taken for a
 # constant or for another.
-EXAMPLE_SIZES = {"batch": 2, "sequence": 3, "past_sequence": 5, "total_sequence": 8}
+EXAMPLE_SIZES = {BATCH: 2, SEQUENCE: 3, PAST: 5, TOTAL: 8}
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,25 @@
 """Whether an exported model's folder is what its description says, and runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription, read_onnx_description
-from llmopt.artifacts.tensor_spec import TensorSpec
+from llmopt.artifacts.onnx_description import (
+    DESCRIPTION_NAME,
+    MODEL_NAME,
+    OnnxDescription,
+    read_onnx_description,
+)
+from llmopt.artifacts.onnx_graph import list_inputs, list_outputs
+from llmopt.artifacts.onnx_session import open_session, run_errors
+from llmopt.artifacts.tensor_spec import describe_differences
 from llmopt.errors import InputError
 from llmopt.export.model_file import check_model_file
-from llmopt.export.session import OnnxDecoder, open_session, run_named
+from llmopt.export.session import OnnxDecoder, run_named
 
-ONNX_DTYPES = {
-    "float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16,
-    "bfloat16": onnx.TensorProto.BFLOAT16, "int64": onnx.TensorProto.INT64,
-    "int32": onnx.TensorProto.INT32,
-}  # fmt: skip
 PROBE_TOKENS = 4
 
 
@@ -59,41 +61,23 @@ def _find_faults(folder: Path, description: OnnxDescription) -> Iterator[str]:
         check_model_file(path)
         graph = onnx.load(str(path), load_external_data=False).graph
     except (InputError, OSError) as error:
-        yield str(error)
+        yield str(error).partition("\n")[0]  # without the remedy
         return
     faults = [
-        *_compare("input", description.inputs, graph.input),
-        *_compare("output", description.outputs, graph.output),
+        *describe_differences("input", description.inputs, list_inputs(graph)),
+        *describe_differences("output", description.outputs, list_outputs(graph)),
     ]
-    yield from faults
+    yield from (f"the graph is not as {DESCRIPTION_NAME} says: {fault}" for fault in faults)
     if faults or description.dtype == "bfloat16":  # which onnxruntime's CPU provider lacks
         return
     try:
-        values = _probe(folder, description)
+        with run_errors(folder):
+            values = _probe(folder, description)
     except InputError as error:
         yield error.message
         return
     if not np.isfinite(values).all():
         yield f"{description.outputs[0].name} holds NaN or infinity"
-
-
-def _compare(
-    side: str, specs: Sequence[TensorSpec], values: Sequence[onnx.ValueInfoProto]
-) -> Iterator[str]:
-    found = {value.name: value.type.tensor_type for value in values}
-    for spec in specs:
-        tensor = found.pop(spec.name, None)
-        if tensor is None:
-            yield f"the graph has no {side} {spec.name}"
-            continue
-        sizes = tuple(dim.dim_value or -1 for dim in tensor.shape.dim)
-        if sizes != spec.shape or tensor.elem_type != ONNX_DTYPES[spec.dtype]:
-            yield (
-                f"{side} {spec.name} is {onnx.TensorProto.DataType.Name(tensor.elem_type)} "
-                f"{list(sizes)} in the graph, {spec.dtype} {list(spec.shape)} in onnx.json"
-            )
-    for name in found:
-        yield f"{side} {name} of the graph is not in onnx.json"
 
 
 def _probe(folder: Path, description: OnnxDescription) -> np.ndarray:

@@ -27,19 +27,18 @@ from llmopt.errors import (
     IncompatibleError,
     InputError,
     NumericalError,
-    RecipeError,
     ResourceError,
 )
+from llmopt.recipe.deferral import find_linked_seal
 from llmopt.recipe.inputs import (
     find_other_inputs,
     identify_deferred,
     installed_versions,
-    preflight,
 )
 from llmopt.recipe.peak_memory import read_peak_bytes
-from llmopt.recipe.plan import Plan, PlannedStep
+from llmopt.recipe.plan import Plan, PlannedStep, check_plan
 from llmopt.recipe.resources import resource_errors
-from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.base import Deferrable, Outcome, ResolvedInput, RunContext
 
 SCRATCH_NAME = ".scratch"
 FORCED_NAME = "forced"  # in the scratch folder: the work there was begun by a forced run
@@ -97,23 +96,12 @@ def run_plan(
         GateFailed: A gate is missed; its measurements are in the store.
         LlmoptError: A step can't be done.
     """
-    for planned in plan.steps:
-        if planned.state == "run":
-            preflight(plan.loaded, planned.name, _existing(planned.inputs))
+    check_plan(plan)
     with ExitStack() as held:
         runner = _Runner(plan, destination, store, settings, listener, held)
         for planned in plan.steps:
             runner.run(planned)
     return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred, runner.deferred)
-
-
-def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
-    """Leaves out what is not there yet, but for what another step will make."""
-    return {
-        field: given
-        for field, given in inputs.items()
-        if given.path.exists() or given.maker is not None
-    }
 
 
 def _point_at(given: ResolvedInput, artifact: Artifact) -> ResolvedInput:
@@ -178,7 +166,7 @@ class _Runner:
             artifact = self._find_or_make(planned)
         except CapabilityError as error:
             if planned.step.when_unavailable == "fail":
-                raise
+                raise self._offer_deferral(planned, error) from error
             if planned.step.when_unavailable == "defer":
                 self.has_deferred = True
                 self._seal_deferred(planned, error.message)
@@ -192,13 +180,21 @@ class _Runner:
         names = [*before, *planned.step.needs, *planned.gates]
         return next((name for name in names if name in self.unavailable), None)
 
+    def _offer_deferral(self, planned: PlannedStep, error: CapabilityError) -> CapabilityError:
+        """Names the way out that a recipe has where another machine can finish the step."""
+        if not isinstance(planned.step, Deferrable) or self._plan.loaded.tree.is_by_hand:
+            return error
+        defer = "let another machine do it: when_unavailable: defer in the step"
+        remedy = defer if error.remedy is None else f"{error.remedy}; or {defer}"
+        return CapabilityError(error.message, remedy=remedy)
+
     def _set_aside(self, planned: PlannedStep, why: str) -> None:
         self.unavailable[planned.name] = why
         self._listener.event("step_unavailable", step=planned.name, reason=why)
 
     def _seal_deferred(self, planned: PlannedStep, reason: str) -> None:
         """Publishes what a machine that can run the step needs, unless it lies there already."""
-        if not planned.step.seals_deferred:
+        if not isinstance(planned.step, Deferrable):
             return
         inputs, progress = self._made_inputs(planned), self._listener.progress(planned.name)
         deferred = replace(planned, identity=identify_deferred(planned.step, planned.inputs))
@@ -210,22 +206,14 @@ class _Runner:
             self._held.enter_context(self._destination.hold_for_reading(deferred.identity))
         self.deferred[planned.name] = artifact
 
-    def _find_deferred(self, planned: PlannedStep) -> Artifact | None:
+    def _find_deferred(self, planned: PlannedStep, progress: Progress) -> Artifact | None:
         """Returns what an earlier run sealed for this step, in the store or where it is linked."""
-        if not planned.step.seals_deferred:
-            return None
         found = self._destination.find(identify_deferred(planned.step, planned.inputs))
         root = self._settings.output_root
         if found is not None or root is None:
             return found
         link = root / self._plan.loaded.recipe.name / planned.name
-        try:
-            linked = Artifact.open(link)
-        except InputError:
-            return None  # nothing there, or what no longer says what it was
-        is_it = linked.manifest.kind == "deferred_build"
-        is_same = linked.manifest.step.settings == planned.step.settings()
-        return linked if is_it and is_same else None
+        return find_linked_seal(link, planned, progress)
 
     def _find_or_make(self, planned: PlannedStep) -> Artifact:
         progress = self._listener.progress(planned.name)
@@ -302,12 +290,24 @@ class _Runner:
         context: RunContext,
         deferred: str | None,
     ) -> None:
+        """Runs and seals the step; what no repetition could go on from is thrown away.
+
+        That is work that can't succeed, and where the step left nothing in its scratch folder.
+        """
         started = time.perf_counter()
-        outcome = self._run_step(planned, inputs, context, deferred)
-        total_s = round(time.perf_counter() - started, 3)
-        outcome = replace(outcome, timings={**outcome.timings, "total_s": total_s})
         kind = planned.step.produces if deferred is None else "deferred_build"
-        self._seal(planned, inputs, outcome, context.work_folder, kind)
+        try:
+            outcome = self._run_step(planned, inputs, context, deferred)
+            total_s = round(time.perf_counter() - started, 3)
+            outcome = replace(outcome, timings={**outcome.timings, "total_s": total_s})
+            self._seal(planned, inputs, outcome, context.work_folder, kind)
+        except (InputError, IncompatibleError, NumericalError):
+            self._destination.discard_workspace(planned.identity)
+            raise
+        except BaseException:
+            if not _is_begun(context.scratch_folder):
+                self._destination.discard_workspace(planned.identity)
+            raise
 
     def _run_step(
         self,
@@ -316,23 +316,14 @@ class _Runner:
         context: RunContext,
         deferred: str | None,
     ) -> Outcome:
-        """Runs the step; work that no repetition could go on from is thrown away."""
-        try:
-            if deferred is not None:
-                return planned.step.defer(inputs, context, deferred)
-            sealed = None if planned.forced else self._find_deferred(planned)
+        if deferred is not None:
+            assert isinstance(planned.step, Deferrable)
+            return planned.step.defer(inputs, context, deferred)
+        if isinstance(planned.step, Deferrable) and not planned.forced:
+            sealed = self._find_deferred(planned, context.progress)
             if sealed is not None:
                 planned.step.check_deferred(sealed, inputs)
-            return planned.step.run(inputs, context)
-        except (InputError, IncompatibleError, NumericalError):
-            self._destination.discard_workspace(planned.identity)
-            raise
-        except BaseException as error:
-            is_refusal = isinstance(error, (CapabilityError, RecipeError, ResourceError))
-            is_interrupt = not isinstance(error, Exception)
-            if (is_refusal or is_interrupt) and not _is_begun(context.scratch_folder):
-                self._destination.discard_workspace(planned.identity)
-            raise
+        return planned.step.run(inputs, context)
 
     def _made_inputs(self, planned: PlannedStep) -> dict[str, ResolvedInput]:
         """Points inputs at the artifacts that this run made or found."""

@@ -46,6 +46,9 @@ def _find_changes(
     for package, version in installed_versions(step).items():
         if before.manifest.tools.get(package) != version:
             yield f"{package} {_show(before.manifest.tools.get(package))} → {version}"
+    for key, value in step.identity_machine().items():
+        if before.manifest.machine.get(key) != value:
+            yield f"{key} {_show(before.manifest.machine.get(key))} → {value}"
     for field, given in inputs.items():
         if given.name in running:
             yield f"{given.name} will run"

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from llmopt.errors import RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
-from llmopt.steps.base import StepBase, input_path
+from llmopt.steps.base import InputKind, StepBase, input_path
 from llmopt.steps.bench_onnx import BenchOnnx
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
+
+KIND_TITLES: Mapping[InputKind, str] = {
+    "checkpoint": "a checkpoint",
+    "quantized_checkpoint": "a quantised checkpoint",
+    "evaluation": "an evaluation",
+    "onnx_model": "an ONNX model",
+    "tensorrt_engine": "a TensorRT engine",
+    "deferred_build": "a deferred build",
+    "dataset": "a data set",
+}
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,15 @@ def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterat
                 f"set or step of that name" + suggest(target, known)
             )
         if kind not in accepts:
-            wanted = " or ".join(accepts)
+            wanted = " or ".join(KIND_TITLES[each] for each in accepts)
+            is_export = "onnx_model" in accepts and target in recipe.sources
             raise RecipeError(
-                f"{place}: {key} of step {name!r} wants a {wanted}; {target!r} is a {kind}"
+                f"{place}: {key} of step {name!r} wants {wanted}; {target!r} is "
+                f"{KIND_TITLES[kind]}",
+                remedy=f"a folder that export.onnx made is a source of its kind: {target}: "
+                f"{{path: DIR, kind: onnx_model}}"
+                if is_export
+                else None,
             )
         if target in recipe.steps:
             yield target
@@ -118,7 +134,7 @@ def _check_references(loaded: LoadedRecipe, name: str, step: StepBase) -> Iterat
         yield target
 
 
-def _kind_of(loaded: LoadedRecipe, name: str) -> str | None:
+def _kind_of(loaded: LoadedRecipe, name: str) -> InputKind | None:
     recipe = loaded.recipe
     if name in recipe.sources:
         return recipe.sources[name].kind

@@ -54,6 +54,7 @@ def resolve_base_inputs(
 
 def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
     """Returns the digest of all that decides what a step makes."""
+    machine = step.identity_machine()
     return digest_value(
         {
             "uses": step.type_name,
@@ -61,12 +62,14 @@ def identify(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
             "settings": step.identity_settings(),
             "inputs": {field: given.digest for field, given in inputs.items()},
             "packages": installed_versions(step),
+            # Only where there is something to say, so that no other identity changes by it.
+            **({"machine": machine} if machine else {}),
         }
     )
 
 
 def identify_deferred(step: StepBase, inputs: Mapping[str, ResolvedInput]) -> str:
-    """Returns the digest of a deferred step: of all but the libraries, which its machine lacks."""
+    """Returns the digest of a deferred step: of all but libraries and GPU, which are elsewhere."""
     return digest_value(
         {
             "deferred": step.type_name,
@@ -108,12 +111,15 @@ def preflight(loaded: LoadedRecipe, name: str, inputs: Mapping[str, ResolvedInpu
     """Runs a step's own checks on the inputs that exist, without torch.
 
     Raises:
-        LlmoptError: What the step found, with the step named.
+        LlmoptError: What the step found, with the step named and, in a recipe, its place.
     """
     try:
         loaded.recipe.steps[name].preflight(inputs, loaded.recipe.target)
     except LlmoptError as error:
-        raise type(error)(f"step {name}: {error.message}", remedy=error.remedy) from None
+        if loaded.tree.is_by_hand:  # of one step, which no option names
+            raise
+        place = loaded.tree.place_of(("steps", name))
+        raise type(error)(f"{place}: step {name}: {error.message}", remedy=error.remedy) from None
 
 
 def validate_recipe(loaded: LoadedRecipe) -> None:
@@ -124,17 +130,12 @@ def validate_recipe(loaded: LoadedRecipe) -> None:
     """
     graph = build_graph(loaded)
     base = resolve_base_inputs(loaded, None, frozenset(graph.order))
+    known = dict(base)
     for name in graph.order:
-        names = loaded.recipe.steps[name].input_names()
-        known = {
-            field: base[given] if given in base else _expect(loaded, given)
-            for field, given in names.items()
-            if given in base or given in loaded.recipe.steps
-        }
-        preflight(loaded, name, known)
-
-
-def _expect(loaded: LoadedRecipe, name: str) -> ResolvedInput:
-    """Describes another step's output, of which nothing is known but its maker."""
-    step = loaded.recipe.steps[name]
-    return ResolvedInput(name, step.produces, "", Path(os.devnull, name), maker=step)
+        step = loaded.recipe.steps[name]
+        inputs = {key: known[given] for key, given in step.input_names().items() if given in known}
+        preflight(loaded, name, inputs)
+        # Of its output nothing is known but what will make it.
+        known[name] = ResolvedInput(
+            name, step.produces, "", Path(os.devnull, name), maker=step, maker_inputs=inputs
+        )

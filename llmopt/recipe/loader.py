@@ -10,7 +10,13 @@ from pydantic_core import ErrorDetails
 
 from llmopt.data.dataset_spec import DataRequirements, DatasetSpec, MixPart
 from llmopt.errors import RecipeError
-from llmopt.recipe.overrides import apply_overrides, apply_variant, interpolate, suggest
+from llmopt.recipe.overrides import (
+    apply_overrides,
+    apply_variant,
+    interpolate,
+    suggest,
+    suggest_path,
+)
 from llmopt.recipe.recipe import Recipe, SourceSpec
 from llmopt.recipe.yaml_tree import KeyPath, YamlTree, read_yaml
 from llmopt.serving.target import Target
@@ -81,8 +87,7 @@ def _describe(fault: ErrorDetails, tree: YamlTree) -> str:
     where = ".".join(str(key) for key in path)
     kind = fault["type"]
     if kind == "extra_forbidden":
-        key = str(path[-1])
-        return f"{place}: unknown key {where!r}" + suggest(key, _known_keys(path, tree.data))
+        return f"{place}: unknown key {where!r}" + _suggest_key(path, tree)
     if kind == "union_tag_invalid":
         uses = str(fault["ctx"]["tag"])
         return f"{place}: {where} uses the unknown step type {uses!r}" + suggest(uses, step_types())
@@ -91,7 +96,15 @@ def _describe(fault: ErrorDetails, tree: YamlTree) -> str:
     if kind == "missing":
         return f"{place}: {where!r} is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {where}: {message}{_received(fault)}"
+    is_option = tree.is_by_hand and place.startswith("--")  # which says it all
+    return f"{place}: {'' if is_option else f'{where}: '}{message}{_received(fault)}"
+
+
+def _suggest_key(path: KeyPath, tree: YamlTree) -> str:
+    key, known = str(path[-1]), list(_known_keys(path, tree.data))
+    if len(path) == 1 and tree.place_of(path).startswith("--set"):
+        return suggest_path(tree, [key], dict.fromkeys(known))
+    return suggest(key, known)
 
 
 def _received(fault: ErrorDetails) -> str:

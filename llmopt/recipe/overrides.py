@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmopt.artifacts.secrets import is_secret_name
@@ -11,6 +11,7 @@ from llmopt.errors import RecipeError
 from llmopt.recipe.yaml_tree import KeyPath, YamlTree, parse_scalar
 
 REFERENCE = re.compile(r"\$\{([^}]*)\}")
+MIN_PATH_LIKENESS = 0.85  # of whole paths, which share much of their length anyway
 MAX_PARAM_LENGTH = 4096  # a long value used often would grow the recipe without bound
 WHOLE_REFERENCE = re.compile(r"\$\{([^}]*)\}\Z")
 
@@ -64,13 +65,22 @@ def _set_value(tree: YamlTree, keys: list[str], value: Any, place: str) -> None:
     node: Any = tree.data
     for depth, key in enumerate(keys[:-1]):
         if not isinstance(node, dict) or key not in node:
-            known = sorted(node) if isinstance(node, dict) else []
             parent = ".".join(keys[:depth]) or "the recipe"
-            raise RecipeError(f"{place}: {parent} has no {key!r}" + suggest(key, known))
+            rest = "".join(f"{{{name}: " for name in keys[depth + 1 :])
+            raise RecipeError(
+                f"{place}: {parent} has no {key!r}" + suggest_path(tree, keys, node),
+                remedy=f"to add a whole mapping: --set '{'.'.join(keys[: depth + 1])}="
+                f"{rest}VALUE{'}' * (len(keys) - depth - 1)}'",
+            )
         node = node[key]
     if not isinstance(node, dict):
         raise RecipeError(
             f"{place}: {'.'.join(keys[:-1])} is no mapping, it can't hold {keys[-1]!r}"
+        )
+    if keys[:-1] == ["params"] and keys[-1] not in node:  # else nothing would read it
+        raise RecipeError(
+            f"{place}: there is no parameter {keys[-1]!r}" + suggest(keys[-1], node),
+            remedy="write it under params, with a default",
         )
     node[keys[-1]] = value
     for known_path in [path for path in tree.places if path[: len(keys)] == tuple(keys)]:
@@ -154,6 +164,28 @@ class _Scope:
                 "characters"
             )
         return value
+
+
+def suggest_path(tree: YamlTree, keys: Sequence[str], node: Any = None) -> str:
+    """Returns `; did you mean a.b.c?` of the recipe's own keys, else what is known in a mapping.
+
+    Args:
+        tree: The recipe.
+        keys: What was written.
+        node: The mapping that lacks one of them.
+    """
+    written = ".".join(keys)
+    known = [
+        ".".join(map(str, path))
+        for path in tree.places
+        if path and path[0] != "variants" and all(isinstance(key, str) for key in path)
+    ]
+    # `bits` and `quantize.bits` are steps.quantize.bits with its beginning left out.
+    ends = [path for path in known if path.endswith(f".{written}")]
+    close = ends or difflib.get_close_matches(written, known, n=1, cutoff=MIN_PATH_LIKENESS)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return suggest("", sorted(node)) if isinstance(node, dict) else ""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

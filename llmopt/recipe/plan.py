@@ -15,7 +15,7 @@ from llmopt.errors import InputError, RecipeError
 from llmopt.recipe.datasets import list_related
 from llmopt.recipe.explain import explain_change
 from llmopt.recipe.graph import StepGraph, build_graph
-from llmopt.recipe.inputs import find_other_inputs, identify, resolve_base_inputs
+from llmopt.recipe.inputs import find_other_inputs, identify, preflight, resolve_base_inputs
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
 from llmopt.recipe.sources import hub_model
@@ -130,6 +130,26 @@ def download_sources(plan: Plan, store: Store, note: Callable[[str], None]) -> b
     return fetched
 
 
+def check_plan(plan: Plan) -> None:
+    """Runs the preflight of every step that would run, on the inputs that exist.
+
+    Raises:
+        LlmoptError: The first refusal, with the step and its place.
+    """
+    for planned in plan.steps:
+        if planned.state == "run":
+            preflight(plan.loaded, planned.name, _existing(planned.inputs))
+
+
+def _existing(inputs: Mapping[str, ResolvedInput]) -> dict[str, ResolvedInput]:
+    """Leaves out what is not there yet, but for what another step will make."""
+    return {
+        field: given
+        for field, given in inputs.items()
+        if given.path.exists() or given.maker is not None
+    }
+
+
 def choose_steps(loaded: LoadedRecipe, graph: StepGraph, options: RunOptions) -> frozenset[str]:
     """Returns the steps that the options ask for, with all that they wait for.
 
@@ -224,7 +244,13 @@ class _Planner:
         found = self._store.find(before.identity) if before.state == "cached" else None
         content = None if found is None else found.manifest.content_digest
         return ResolvedInput(
-            name, before.step.produces, before.identity, path, content=content, maker=before.step
+            name,
+            before.step.produces,
+            before.identity,
+            path,
+            content=content,
+            maker=before.step,
+            maker_inputs=before.inputs,
         )
 
     def _describe_cached(self, inputs: Mapping[str, ResolvedInput]) -> str:

@@ -80,7 +80,8 @@ def _require_disk(work: Path, estimate: Estimate | None) -> None:
 def _explain_full_disk(work: Path | None, estimate: Estimate | None) -> ResourceError:
     where = "the disk is full"
     if work is not None:
-        where = f"the disk of {work} is full ({format_bytes(shutil.disk_usage(work).free)} free"
+        there = next(path for path in (work, *work.parents) if path.exists())  # may be discarded
+        where = f"the disk of {work} is full ({format_bytes(shutil.disk_usage(there).free)} free"
         if estimate is not None:
             where += f", the step needs about {format_bytes(estimate.disk_bytes)}"
         where += ")"

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from llmopt.artifacts.deferred_build import DEFERRED_BUILD_NAME
 from llmopt.artifacts.digest import FileHasher, digest_value
 from llmopt.artifacts.engine_description import (
     ENGINE_DESCRIPTION_NAME,
@@ -21,6 +22,7 @@ from llmopt.checkpoint.weights_index import INDEX_NAME, list_weight_files
 from llmopt.errors import InputError
 from llmopt.recipe.recipe import SourceSpec
 
+EXPORT_TITLE = "an ONNX model that export.onnx made"
 COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 DOWNLOAD_PATTERNS = (
     "*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "*.py",
@@ -35,18 +37,75 @@ def locate_source(spec: SourceSpec, base: Path) -> Path:
         base: Where relative paths start.
 
     Raises:
-        InputError: No such folder.
+        InputError: No such folder, or it holds something else than the source is to be.
     """
     local = spec.local_folder(base)
     if local is None:
         repository = hub_model(spec)
         return find_snapshot(repository) or repository.placeholder
+    if local.is_file():
+        raise InputError(
+            f"{local} is a file; a model is given as its folder",
+            remedy=f"give its folder: {local.parent}",
+        )
     if not local.is_dir():
         raise InputError(
             f"model folder {local} does not exist",
             remedy="a hub id is written org/model, a folder with a leading ./ or /",
         )
+    if spec.kind == "onnx_model":
+        require_export(local)
+    else:
+        refuse_made(local)
     return local
+
+
+def refuse_made(folder: Path) -> None:
+    """Refuses what llmopt made of a checkpoint in the place of a checkpoint.
+
+    Raises:
+        InputError: It is an exported model, an engine, or a deferred build.
+    """
+    what = name_made(folder)
+    if what is None:
+        return
+    own = f"to check it: llmopt verify {folder}"
+    if what == EXPORT_TITLE:
+        own = f"an engine is built from this folder by llmopt build-trt {folder}; {own}"
+    raise InputError(
+        f"{folder} is {what}, not a checkpoint (config.json and safetensors)",
+        remedy=f"name the checkpoint that it was made from; {own}",
+    )
+
+
+def require_export(folder: Path) -> None:
+    """Refuses what is no folder of `export.onnx` in the place of one.
+
+    Raises:
+        InputError: It is something else, or an ONNX model without its description.
+    """
+    what = name_made(folder)
+    if what == EXPORT_TITLE:
+        return
+    if what is None and (folder / "config.json").exists():
+        what = "a checkpoint"
+    elif what is None and any(folder.glob("*.onnx")):
+        what = "an ONNX model that llmopt export-onnx did not write"
+    holds = f"holds no {DESCRIPTION_NAME}" + (f": it is {what}" if what is not None else "")
+    raise InputError(
+        f"{folder} is no exported model: it {holds}",
+        remedy="export the checkpoint with llmopt export-onnx and name that folder",
+    )
+
+
+def name_made(folder: Path) -> str | None:
+    """Says what llmopt made of a model in a folder; None for a checkpoint and all else."""
+    titles = {
+        ENGINE_DESCRIPTION_NAME: "a TensorRT engine",
+        DEFERRED_BUILD_NAME: "a deferred build of an engine",
+        DESCRIPTION_NAME: EXPORT_TITLE,
+    }
+    return next((title for name, title in titles.items() if (folder / name).exists()), None)
 
 
 def holds_model(folder: Path) -> bool:

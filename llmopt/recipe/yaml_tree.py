@@ -43,11 +43,13 @@ class YamlTree:
         data: Mappings, lists and scalars.
         places: Path of keys → `file:line:column`, or the override that set it.
         source: What the places begin with.
+        is_by_hand: Whether options of a command stand for it: places are then options.
     """
 
     data: dict[str, Any]
     places: dict[KeyPath, str] = field(default_factory=dict)
     source: str = "recipe"
+    is_by_hand: bool = False
 
     def place_of(self, path: KeyPath) -> str:
         """Returns the place of a value, or of the nearest one around it."""

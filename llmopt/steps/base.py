@@ -47,6 +47,7 @@ class ResolvedInput:
         origin: Where it comes from, as the recipe says it, for manifests and explanations.
         content: For another step's output that is there, the digest of its bytes.
         maker: For another step's output, that step.
+        maker_inputs: What that step reads, as far as it is known.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ResolvedInput:
     origin: str = ""
     content: str | None = None
     maker: "StepBase | None" = None
+    maker_inputs: "StepInputs" = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[LocatedPart, ...]:
@@ -116,14 +118,12 @@ class StepBase(BaseModel, ABC):
         step_version: Raised when the same settings would give another result.
         produces: The kind of artifact.
         is_gate: Whether consumers of `model` must wait for this step.
-        seals_deferred: Whether the step, where it is deferred, writes what another machine needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     step_version: ClassVar[int] = 1
     produces: ClassVar[ArtifactKind]
     is_gate: ClassVar[bool] = False
-    seals_deferred: ClassVar[bool] = False
 
     needs: tuple[str, ...] = Field((), description="Steps to wait for without reading them.")
     when_unavailable: Literal["fail", "defer", "skip"] = Field(
@@ -179,6 +179,10 @@ class StepBase(BaseModel, ABC):
         """Names the libraries whose version changes the numbers."""
         return ("torch", "transformers", "tokenizers")
 
+    def identity_machine(self) -> dict[str, str]:
+        """Says what of this machine decides what comes out; nothing where any makes the same."""
+        return {}
+
     def preflight(self, inputs: StepInputs, target: Target | None) -> None:
         """Refuses, without torch and before any work, what can't be done or served.
 
@@ -201,26 +205,31 @@ class StepBase(BaseModel, ABC):
             GateFailed: It misses a requirement.
         """
 
+    @abstractmethod
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Does the work, into `context.work_folder`."""
+
+
+class Deferrable(ABC):
+    """What a step has that, where this machine can't run it, seals what another one needs."""
+
+    @abstractmethod
     def defer(self, inputs: StepInputs, context: RunContext, reason: str) -> Outcome:
-        """Writes what another machine needs to finish the step; only where `seals_deferred`.
+        """Writes what another machine needs to finish the step.
 
         Args:
             inputs: As for `run`.
             context: As for `run`; what is written becomes an artifact of kind `deferred_build`.
             reason: Why this machine can't run the step.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check_deferred(self, deferred: Artifact, inputs: StepInputs) -> None:
         """Holds what an earlier run deferred against what lies here now, before the step runs.
 
         Raises:
             InputError: It is not what was sealed.
         """
-
-    @abstractmethod
-    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
-        """Does the work, into `context.work_folder`."""
 
 
 def input_path(key: str) -> tuple[str | int, ...]:

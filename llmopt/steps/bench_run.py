@@ -6,6 +6,7 @@ import statistics
 import torch
 from pydantic import JsonValue
 
+from llmopt.artifacts.onnx_digests import require_unchanged
 from llmopt.export.bench import BenchJob, BenchResult, measure_in_process
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.bench_onnx import BenchOnnx
@@ -15,8 +16,15 @@ FIGURES = ("prefill_tokens_per_s", "decode_tokens_per_s", "load_s", "added_rss_b
 
 
 def run_bench(step: BenchOnnx, inputs: StepInputs, context: RunContext) -> Outcome:
-    """Measures every export in every round, in turn, each in a process of its own."""
+    """Measures every export in every round, in turn, each in a process of its own.
+
+    Raises:
+        InputError: One of them was changed since it was exported, or can't be run.
+        ResourceError: There is not enough memory for it.
+    """
     given = list(inputs.values())
+    for each in given:
+        require_unchanged(each.path)
     results: dict[str, list[BenchResult]] = {each.name: [] for each in given}
     context.progress.start("measuring", step.rounds * len(given))
     for _ in range(step.rounds):

@@ -16,7 +16,7 @@ from llmopt.artifacts.onnx_description import (
     OnnxDescription,
     read_onnx_description,
 )
-from llmopt.artifacts.onnx_digests import digest_onnx
+from llmopt.artifacts.onnx_digests import require_unchanged
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.engine.build_job import BuildJob
 from llmopt.engine.build_needs import check_memory
@@ -29,7 +29,13 @@ from llmopt.steps.build_tensorrt import BuildTensorrt
 
 @dataclass(frozen=True)
 class _Checked:
-    """A model that a builder may see: its graph, what it says of itself, the profiles for it."""
+    """A model that a builder may see.
+
+    Attributes:
+        file: Its graph.
+        description: What it says of itself.
+        profiles: For it.
+    """
 
     file: OnnxFile
     description: OnnxDescription
@@ -50,12 +56,12 @@ def run_build_step(
     started = time.perf_counter()
     checked = _check(step, folder)
     check_memory(checked.file.path, checked.file.num_bytes, psutil.virtual_memory().available)
+    onnx_sha256, weights_sha256 = require_unchanged(folder)
     begun = time.perf_counter()
     work = context.work_folder
     result = run_build(_make_job(step, backend, checked, work), context.progress)
     built = time.perf_counter()
     engine = work / ENGINE_NAME
-    onnx_sha256, weights_sha256 = digest_onnx(folder)
     EngineDescription(
         backend=backend,
         tensorrt_version=result.tensorrt_version,
@@ -76,7 +82,11 @@ def run_build_step(
             "warnings": len(result.warnings),
         },
         timings={"check_s": round(begun - started, 3), "build_s": round(built - begun, 3)},
-        machine={"backend": backend, "tensorrt": result.tensorrt_version},
+        machine={
+            "backend": backend,
+            "tensorrt": result.tensorrt_version,
+            **step.identity_machine(),
+        },
     )
 
 
@@ -84,7 +94,7 @@ def run_deferral(step: BuildTensorrt, folder: Path, context: RunContext, reason:
     """Checks all that needs no TensorRT, and writes the build down for another machine."""
     started = time.perf_counter()
     checked = _check(step, folder)
-    onnx_sha256, weights_sha256 = digest_onnx(folder)
+    onnx_sha256, weights_sha256 = require_unchanged(folder)
     wanted = step.wanted_backends
     DeferredBuild(
         backends=tuple(backend.name for backend in wanted),
@@ -140,7 +150,8 @@ def _check(step: BuildTensorrt, folder: Path) -> _Checked:
     file = open_onnx(folder / MODEL_NAME)
     check_signature(file, description)
     check_parsable(file)
-    return _Checked(file, description, step.read_profiles(description))
+    profiles = step.read_profiles(description)
+    return _Checked(file, description, profiles)
 
 
 def _make_job(step: BuildTensorrt, backend: BackendName, checked: _Checked, work: Path) -> BuildJob:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,12 +27,13 @@ from llmopt.artifacts.onnx_description import (
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.engine.backends import BACKENDS, RTX, Backend, choose_backend, why_not_built_here
 from llmopt.engine.build_needs import DISK_FACTOR, RAM_FACTOR, measure_model_bytes
-from llmopt.engine.cuda_driver import list_gpus
+from llmopt.engine.cuda_driver import InstalledGpu, list_gpus
 from llmopt.engine.profile_entries import read_entries
 from llmopt.engine.profiles import check_workspace, read_profile
 from llmopt.errors import CapabilityError, IncompatibleError, InputError
 from llmopt.serving.target import Target
 from llmopt.steps.base import (
+    Deferrable,
     Estimate,
     InputRef,
     NotIdentity,
@@ -45,11 +47,10 @@ BYTES_PER_GB = 1_000_000_000
 CAPABILITY = re.compile(r"[0-9]{1,2}\.[0-9]\Z")
 
 
-class BuildTensorrt(StepBase):
+class BuildTensorrt(StepBase, Deferrable):
     """Builds a TensorRT engine from an exported model."""
 
     produces: ClassVar[ArtifactKind] = "tensorrt_engine"
-    seals_deferred: ClassVar[bool] = True
 
     uses: Literal["build.tensorrt"]
     onnx: Annotated[str, InputRef(("onnx_model",))] = Field(description="The exported model.")
@@ -108,17 +109,22 @@ class BuildTensorrt(StepBase):
     @field_validator("compute_capabilities", mode="before")
     @classmethod
     def _write_capabilities(cls, value: Any) -> Any:
-        """Takes 8.9, which YAML reads as a number."""
+        """Takes 8.9 and 12, which YAML reads as numbers."""
         if not isinstance(value, (list, tuple)):
-            return value
-        return [str(each) if isinstance(each, float) else each for each in value]
+            raise ValueError(f"{value!r} is no list; write a list, such as [8.9, 12.0]")
+        return [
+            str(each) if isinstance(each, int | float) and not isinstance(each, bool) else each
+            for each in value
+        ]
 
     @field_validator("compute_capabilities")
     @classmethod
     def _check_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = [each for each in value if not CAPABILITY.match(each)]
         if wrong:
-            raise ValueError(f"{wrong[0]!r} is no compute capability; write it as 8.9")
+            raise ValueError(
+                f"{wrong[0]!r} is no compute capability; write {_suggest_capability(wrong[0])}"
+            )
         if len(set(value)) < len(value):
             raise ValueError(f"compute_capabilities names one twice: {', '.join(value)}")
         return value
@@ -233,12 +239,24 @@ class BuildTensorrt(StepBase):
 
     def identity_packages(self) -> tuple[str, ...]:
         """Names the library whose version changes the engine; all that could, where none is."""
-        wanted, gpus = self.wanted_backends, list_gpus()
-        builders = [b for b in wanted if not why_not_built_here(b, self.tensorrt_version, gpus)]
-        for backend in (*builders, *wanted):
+        builder = self._find_builder(list_gpus())
+        for backend in filter(None, (builder, *self.wanted_backends)):
             if backend.distribution is not None:
                 return (backend.distribution,)
-        return tuple(backend.name for backend in wanted)
+        return tuple(backend.name for backend in self.wanted_backends)
+
+    def identity_machine(self) -> dict[str, str]:
+        """Names the GPU where the engine is built for the one at hand, and runs on no other."""
+        gpus = list_gpus()
+        builder = self._find_builder(gpus)
+        if builder is None or builder.builds_without_gpu:
+            return {}
+        return {"gpu": gpus[0].name, "compute_capability": gpus[0].compute_capability}
+
+    def _find_builder(self, gpus: Sequence[InstalledGpu]) -> Backend | None:
+        """Returns the backend that will build here, None where none can."""
+        wanted, version = self.wanted_backends, self.tensorrt_version
+        return next((b for b in wanted if why_not_built_here(b, version, gpus) is None), None)
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Builds the engine in a process of its own.
@@ -270,10 +288,31 @@ class BuildTensorrt(StepBase):
 
         Raises:
             InputError: The model, or what was sealed, is another.
+            CapabilityError: The onnx package, which reads the graph, is not installed.
         """
+        _require_onnx()
         from llmopt.steps.build_run import check_sealed  # noqa: PLC0415 - onnx
 
         check_sealed(deferred, inputs["onnx"].path)
+
+
+def _suggest_capability(value: object) -> str:
+    """Returns how a compute capability, or several in one text, are written."""
+    parts = [re.sub(r"[^0-9.]", "", part) for part in re.split(r"[,; ]+", str(value)) if part]
+    written = []
+    for part in parts:
+        if CAPABILITY.match(part):
+            written.append(part)
+        elif part.isdigit() and len(part) > 1 and part not in ("10", "11", "12"):
+            written.append(f"{part[:-1]}.{part[-1]}")  # 89, sm_89
+        elif part.isdigit():
+            written.append(f"{part}.0")
+    if not written or not all(CAPABILITY.match(each) for each in written):
+        return "8.9"
+    if len(written) == 1:
+        return written[0]
+    options = " ".join(f"--compute-capabilities {each}" for each in written)
+    return f"each on its own: {', '.join(written)} (as options: {options})"
 
 
 def _require_onnx() -> None:

@@ -1,6 +1,5 @@
 """The run of `export.onnx` on an encoder; imports torch, so only the step's `run()` imports it."""
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from pydantic import JsonValue
 
 from llmopt.artifacts.onnx_description import MODEL_NAME, OnnxDescription
+from llmopt.artifacts.onnx_session import memory_errors, open_session
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.encoder_config import EncoderConfig, EncoderTask
 from llmopt.export.encoder_export import (
@@ -20,11 +20,16 @@ from llmopt.export.encoder_parity import EncoderParity, check_encoder
 from llmopt.export.encoder_session import OnnxEncoder
 from llmopt.export.model_file import check_model_file
 from llmopt.export.parity import TOLERANCES
-from llmopt.export.session import open_session
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.device import describe_device
 from llmopt.steps.export_onnx import INT8_COSINE_DISTANCE, ExportOnnx
-from llmopt.steps.export_run import copy_sidecars, make_empty_folder, measure_files, read_options
+from llmopt.steps.export_run import (
+    copy_sidecars,
+    describe_absences,
+    hold_folder,
+    measure_files,
+    read_options,
+)
 
 
 def run_encoder_export(step: ExportOnnx, inputs: StepInputs, context: RunContext) -> Outcome:
@@ -37,10 +42,14 @@ def run_encoder_export(step: ExportOnnx, inputs: StepInputs, context: RunContext
     figures = job.export_int8() if step.weights == "int8_dynamic" else job.export_plain()
     check_model_file(context.work_folder / MODEL_NAME)
     copy_sidecars(config.folder, context.work_folder)
+    degraded = list(describe_absences(config.folder))
+    for absence in degraded:
+        context.progress.note(absence)
     return Outcome(
         metrics={**figures, **measure_files(context.work_folder)},
         machine=describe_device(torch.device("cpu")),
         timings={"export_and_verify_s": round(time.perf_counter() - started, 3)},
+        degraded=degraded,
     )
 
 
@@ -75,12 +84,11 @@ class _EncoderJob:
         Raises:
             NumericalError: Either is further from PyTorch than it may be.
         """
-        folder = make_empty_folder(self.context.scratch_folder / "float32")
-        description = self._export("float32", folder)
-        exact = self._check(folder, description)
-        exact.require(TOLERANCES["float32"])
-        layers = quantize_weights_dynamically(folder, self.context.work_folder, description)
-        shutil.rmtree(folder)
+        with hold_folder(self.context.scratch_folder / "float32") as folder:
+            description = self._export("float32", folder)
+            exact = self._check(folder, description)
+            exact.require(TOLERANCES["float32"])
+            layers = quantize_weights_dynamically(folder, self.context.work_folder, description)
         parity = self._check(self.context.work_folder, description)
         parity.require_cosine(self.step.tolerance or INT8_COSINE_DISTANCE)
         return {
@@ -90,10 +98,8 @@ class _EncoderJob:
         }
 
     def _check_twin(self) -> EncoderParity:
-        folder = make_empty_folder(self.context.scratch_folder / "twin")
-        parity = self._check(folder, self._export("float32", folder))
-        shutil.rmtree(folder)
-        return parity
+        with hold_folder(self.context.scratch_folder / "twin") as folder:
+            return self._check(folder, self._export("float32", folder))
 
     def _export(self, dtype: TensorDtype, folder: Path) -> OnnxDescription:
         options = replace(read_options(self.step), dtype=dtype)
@@ -103,6 +109,7 @@ class _EncoderJob:
         self.context.progress.start("holding it against PyTorch", 1)
         encoder = OnnxEncoder(open_session(folder, description, self.context.threads), description)
         reference = load_encoder(self.config, self.task)
-        parity = check_encoder(encoder, description, self.config, reference)
+        with memory_errors():
+            parity = check_encoder(encoder, description, self.config, reference)
         self.context.progress.advance()
         return parity

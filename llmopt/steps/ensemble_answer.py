@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmopt.artifacts.onnx_description import MODEL_NAME
-from llmopt.export.session import open_session, run_named
+from llmopt.artifacts.onnx_session import open_session
+from llmopt.export.session import run_named
 from llmopt.triton.ensemble_repository import EnsemblePlan
 from llmopt.triton.ensemble_tokenizer import EnsembleTokenizer
 from llmopt.triton.runtime.ensemble.postprocessing import pool_mean, rank_tokens

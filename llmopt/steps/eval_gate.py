@@ -43,6 +43,16 @@ class Requirement(BaseModel):
             raise ValueError("limits must be finite numbers")
         return self
 
+    def describe(self, baseline: float | None = None) -> str:
+        """Writes the limits in short: `max 0.002, the whole interval`."""
+        parts = [] if self.max is None else [f"max {self.max:g}"]
+        if self.min is not None:
+            parts.append(f"min {self.min:g}")
+        if self.max_increase_pct is not None:
+            over = "the baseline" if baseline is None else f"the baseline's {baseline:.6g}"
+            parts.append(f"at most {self.max_increase_pct:g} % above {over}")
+        return ", ".join(parts) + (", the whole interval" if self.confident else "")
+
 
 class EvalGate(ScoringFields):
     """Measures a model against its baseline, or takes another step's metrics, and judges.
@@ -106,14 +116,42 @@ class EvalGate(ScoringFields):
         faults = find_misses(self.require, artifact.manifest.metrics)
         if faults:
             raise GateFailed(
-                f"gate {name}: {'; '.join(faults)}\n  measured: {_list_figures(artifact)}",
+                f"gate {name}: {'; '.join(faults)}\n  measured: {self._list_figures(artifact)}",
                 remedy=f"the measurements are kept in {artifact.path}",
             )
 
+    def _list_figures(self, artifact: Artifact) -> str:
+        """Lists what is required with its limits, then whatever else was measured."""
+        metrics = artifact.manifest.metrics
+        others = [
+            f"{name} {value:.6g}"
+            for name, value in _find_figures(metrics).items()
+            if name not in self.require
+        ]
+        return ", ".join([*list_required(self.require, metrics), *others])
 
-def _list_figures(artifact: Artifact) -> str:
-    figures = _find_figures(artifact.manifest.metrics)
-    return ", ".join(f"{name} {value:.6g}" for name, value in figures.items()) or "nothing"
+
+def list_required(
+    require: Mapping[str, Requirement], metrics: Mapping[str, JsonValue]
+) -> list[str]:
+    """Returns each required metric's value and limits: `kl_mean 0.0007 (max 0.002)`.
+
+    Args:
+        require: Metric, dotted where it is nested → limits.
+        metrics: A manifest's metrics.
+    """
+    texts = []
+    for metric, limits in require.items():
+        scope, name = _find_scope(metrics, metric)
+        value = _number(scope.get(name))
+        shown = "not measured" if value is None else f"{value:.6g}"
+        baseline = _number(scope.get(f"baseline_{name}"))
+        bounds = limits.describe(None if limits.max_increase_pct is None else baseline)
+        interval = _find_interval(scope, name) if limits.confident else None
+        if interval is not None:
+            shown += f" [{interval[0]:.6g}, {interval[1]:.6g}]"
+        texts.append(f"{metric} {shown} ({bounds})")
+    return texts
 
 
 def _find_figures(metrics: Mapping[str, JsonValue], prefix: str = "") -> dict[str, float]:

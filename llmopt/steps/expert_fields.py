@@ -3,6 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmopt.artifacts.manifest import StarvedPolicy
+from llmopt.checkpoint.checkpoint import Checkpoint
+from llmopt.errors import IncompatibleError
 
 
 class ExpertFields(BaseModel):
@@ -21,3 +23,17 @@ class ExpertFields(BaseModel):
         description="What is done then, and recorded: `all_tokens` calibrates them on all "
         "tokens of the block, `rtn` rounds them to nearest, `fail` ends the run.",
     )
+
+
+def require_experts(checkpoint: Checkpoint) -> None:
+    """Refuses to take what is said of experts for a model that has none.
+
+    Raises:
+        IncompatibleError: The model is dense.
+    """
+    if checkpoint.config.experts is None:
+        raise IncompatibleError(
+            f"experts is given, but {checkpoint.folder} is a dense model "
+            f"({checkpoint.config.model_type}), which has none",
+            remedy="leave experts out",
+        )

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.triton_description import TritonDescription
 from llmopt.data.tokenization import load_tokenizer
 from llmopt.errors import IncompatibleError
-from llmopt.export.session import OnnxDecoder, open_session
+from llmopt.export.session import OnnxDecoder
 from llmopt.steps.base import Outcome, RunContext, StepInputs
 from llmopt.steps.ensemble_answer import answer_directly
 from llmopt.steps.package_run import locate_tokenizer, make_plan

@@ -106,8 +106,8 @@ class QuantizeFields(StepBase):
                     check_servable(weights, target, is_whole=number == 0)
                 except IncompatibleError as error:
                     raise self.explain_refusal(error, plan) from None
+        checkpoint.require_tokenizer()  # no server would load the result without one
         if "data" in inputs:
-            checkpoint.require_tokenizer()
             check_data(checkpoint.config, inputs["data"])
 
 

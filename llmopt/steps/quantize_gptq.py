@@ -12,7 +12,7 @@ from llmopt.checkpoint.quant_plan import QuantPlan
 from llmopt.errors import IncompatibleError
 from llmopt.steps.base import Estimate, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
-from llmopt.steps.expert_fields import ExpertFields
+from llmopt.steps.expert_fields import ExpertFields, require_experts
 from llmopt.steps.layer_overrides import free_layers
 from llmopt.steps.quantize_fields import DataName, QuantizeFields
 from llmopt.steps.size_budget import SizeBudget, check_budget
@@ -126,6 +126,8 @@ class QuantizeGptq(QuantizeFields):
             smallest = self.candidate_plans(checkpoint.config)[0]
             place = (self.format, checkpoint.dtype)
             check_budget(self.budget, checkpoint.config, smallest, place)
+        if "experts" in self.model_fields_set:
+            require_experts(checkpoint)
         if self.asymmetric_strength and checkpoint.config.experts is not None:
             raise IncompatibleError(
                 f"{checkpoint.folder} is a mixture of experts; asymmetric_strength is "

@@ -12,7 +12,7 @@ from llmopt.serving.served_weights import Storage
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, NotIdentity, Outcome, RunContext, StepInputs
 from llmopt.steps.estimates import estimate_quantization
-from llmopt.steps.expert_fields import ExpertFields
+from llmopt.steps.expert_fields import ExpertFields, require_experts
 from llmopt.steps.quantize_fields import OptionalDataName, check_data
 from llmopt.steps.quantize_gptq import QuantizeGptq
 from llmopt.steps.w8a8_fields import W8A8Fields
@@ -69,6 +69,13 @@ class QuantizeInt8(W8A8Fields):
         """Names the libraries whose version changes the bytes."""
         return ("torch",) if self.data is None else super().identity_packages()
 
+    def open_checkpoint(self, inputs: StepInputs) -> Checkpoint:
+        """Opens the model and refuses what can't be quantised, or not so."""
+        checkpoint = super().open_checkpoint(inputs)
+        if "experts" in self.model_fields_set:
+            require_experts(checkpoint)
+        return checkpoint
+
     def plan(self, checkpoint: Checkpoint) -> QuantPlan:
         """Decides how each layer is rounded."""
         scheme, rounded = QuantScheme(bits=8, group_size=-1), self.select_weights(checkpoint)
@@ -81,9 +88,7 @@ class QuantizeInt8(W8A8Fields):
         """Checks the model, `skip` and the data against each other, without torch."""
         super().preflight(inputs, target)
         if "data" in inputs and "model" in inputs and inputs["model"].path.exists():
-            checkpoint = self.open_checkpoint(inputs)
-            checkpoint.require_tokenizer()
-            check_data(checkpoint.config, inputs["data"])
+            check_data(self.open_checkpoint(inputs).config, inputs["data"])
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
         """Estimates needs from the headers, and with data as those of 8-bit GPTQ."""

@@ -97,6 +97,7 @@ class StreamFields(StepBase):
         if "model" not in inputs or not inputs["model"].path.exists():
             return
         checkpoint = self.open_checkpoint(inputs)
+        checkpoint.require_tokenizer()  # no server would load the result without one
         if target is not None:
             check_servable(self.describe_served(checkpoint), target)
 

@@ -93,13 +93,19 @@ def test_another_steps_unfinished_work_is_refused(output: Path) -> None:
     assert work.exists()
 
 
-def test_discarded_work_leaves_an_empty_folder(output: Path) -> None:
-    destination = FolderDestination(output)
-    destination.discard_workspace("id")
-    destination.open_workspace("id")
-    destination.discard_workspace("id")
-    assert names(output) == []
-    destination.check("other")
+@pytest.mark.parametrize("exists", [False, True])
+def test_discarded_work_leaves_what_was_there(output: Path, exists: bool) -> None:
+    if exists:
+        output.mkdir(parents=True)
+    FolderDestination(output).discard_workspace("id")
+    FolderDestination(output).open_workspace("id")
+    resumed = FolderDestination(output)  # another process, which did not make the folder
+    resumed.open_workspace("id")
+    resumed.discard_workspace("id")
+    assert output.exists() is exists
+    if exists:
+        assert names(output) == []
+    resumed.check("other")
 
 
 def die_in_publish(output: Path, monkeypatch: pytest.MonkeyPatch, num_moves: int) -> bool:

@@ -145,6 +145,27 @@ def test_weights_that_are_no_numbers(
     assert_refused(done, tmp_path, 8, "model.safetensors", words)
 
 
+@pytest.mark.parametrize("method", ["rtn", "nf4", "fp8", "int8"])
+def test_a_model_without_a_tokenizer_is_refused_without_data_too(
+    run_here: RunHere, tmp_path: Path, random_model: Path, method: str
+) -> None:
+    model = Path(shutil.copytree(random_model, tmp_path / "model"))
+    (model / "tokenizer.json").unlink()
+    done = run_here("quantize", method, model, "-o", "o")
+    assert_refused(done, tmp_path, 8, "holds no tokenizer", "→ copy tokenizer.json")
+
+
+@pytest.mark.parametrize("uses", ["quantize.gptq", "quantize.int8"])
+def test_experts_of_a_dense_model(
+    run_here: RunHere, tmp_path: Path, random_model: Path, documents: Path, uses: str
+) -> None:
+    step = {"uses": uses, "model": "base", "data": "calibration", "experts": {"starved": "rtn"}}
+    path = write_recipe(tmp_path, make_recipe(random_model, documents, {"quantize": step}))
+    for command in ("validate", "plan", "run"):
+        words = ("recipe.yaml:", "experts is given, but", "is a dense model (llama)", "→ leave exp")
+        assert_refused(run_here(command, path), tmp_path, 7, *words)
+
+
 def test_a_model_that_is_quantised_already(
     run_here: RunHere, tmp_path: Path, random_model: Path, documents: Path
 ) -> None:
@@ -275,7 +296,7 @@ def test_a_group_size_that_does_not_divide(
         ('"bits": 4', '"bits": "four"', ["steps.quantize.bits: Input should be 2, 3, 4 or 8"]),
         ('"quantize.rtn"', '"quantize.rtm"', ["unknown step type", "did you mean 'quantize.rtn'"]),
         ('"model": "quantize"', '"model": "quantise"', ["did you mean 'quantize'?"]),
-        ('"model": "base"', '"model": "gate"', ["wants a checkpoint; 'gate' is a evaluation"]),
+        ('"model": "base"', '"model": "gate"', ["wants a checkpoint; 'gate' is an evaluation"]),
         ('"model": "base"', '"needs": ["gate"], "model": "base"', ["wait for each other"]),
         ('"name": "small"', '"name": "../../etc"', ["name: String should match pattern"]),
         ('"quantize": {', '"../quantize": {', ["String should match pattern"]),
@@ -363,6 +384,16 @@ def test_a_run_that_is_refused_leaves_no_folder_blocked(
     assert refused.returncode in (6, 8), refused.stderr
     done = run_cli("quantize", "rtn", random_model, "--group-size", "32", "-o", "q")
     assert done.returncode == 0, done.stderr
+
+
+def test_an_option_by_hand_is_called_by_its_name(
+    run_cli: RunCli, tmp_path: Path, random_model: Path
+) -> None:
+    done = run_cli("quantize", "rtn", random_model, "--bits", "5", "-o", "o")
+    assert_refused(done, tmp_path, 2, "recipe error: --bits: Input should be 2, 3, 4 or 8")
+    assert "steps." not in done.stderr
+    done = run_cli("quantize", "rtn", random_model, "--group-size", "128", "-o", "q", "--bits", "3")
+    assert "step quantize" not in done.stderr
 
 
 def test_files_of_the_user_are_not_written_over(

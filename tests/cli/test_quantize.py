@@ -57,6 +57,18 @@ def test_rounding_needs_no_data(run_here: RunHere, tmp_path: Path, random_model:
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
 
 
+def test_quiet_leaves_the_result_alone(
+    run_here: RunHere, random_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    done = run_here("quantize", "rtn", random_model, "-o", "q", "--group-size", "32", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "q\n", "")
+    options = ("--data", documents, "--samples", "2", "--max-length", "64", "-q")
+    scored = run_here("eval", random_model, *options)
+    assert scored.stdout.startswith("perplexity ")
+    assert scored.stderr == ""
+    assert "only the result on stdout" in " ".join(run_here("eval", "--help").stdout.split())
+
+
 def test_options_of_data_want_data(run_cli: RunCli, random_model: Path) -> None:
     done = run_cli("quantize", "rtn", random_model, "--samples", "2", "-o", "q")
     assert done.returncode == 2

@@ -117,7 +117,7 @@ def test_limits_that_no_gate_knows_are_an_error(run_here: RunHere, tmp_path: Pat
     edit_json(gate.path / "manifest.json", step=step)
     done = run_here("report", "run")
     assert done.returncode == 8
-    assert "limits of the gate can't be read" in done.stderr
+    assert "the gate's limits can't be read: odd is not known to this version" in done.stderr
 
 
 def test_a_secret_is_blotted_out(

@@ -11,7 +11,7 @@ from tests.e2e.payloads import read_payload
 from tests.e2e.workplace import NUM_BLOCKS, Job, Run, Workplace, hand_job, recipe_job
 
 EXIT_INTERRUPTED = 130
-TEXT = "interrupted; repeat the same command to go on where it stopped"
+TEXT = "interrupted; repeat the same command: what was finished is kept"
 SEED = 11
 BOTH = (signal.SIGTERM, signal.SIGINT)
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from llmopt.artifacts.artifact import describe_files
 from llmopt.artifacts.engine_settings import EngineSettings
+from llmopt.artifacts.manifest import Manifest, StepRecord, content_digest
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.engine.build_job import BuildJob
 from llmopt.engine.profile_entries import read_entries
@@ -36,6 +38,20 @@ def make_job(model: Path, folder: Path, profiles: dict[str, Any] = CACHED) -> Bu
         known_timings=None,
         folder=str(folder),
     )
+
+
+def seal_export(model: Path) -> None:
+    """Writes the manifest that `export.onnx` leaves beside a model."""
+    files = describe_files(model)
+    Manifest(
+        kind="onnx_model",
+        identity="0" * 64,
+        content_digest=content_digest(files),
+        created="2026-01-01T00:00:00+00:00",
+        step=StepRecord(id="onnx", uses="export.onnx", version=1, settings={}),
+        inputs={},
+        files=files,
+    ).write(model)
 
 
 def make_recipe(model: Path, **step: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
+from llmopt.artifacts.child_events import ChildBug
 from llmopt.artifacts.engine_settings import EngineSettings
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.tensor_spec import make_spec
@@ -26,7 +27,9 @@ from llmopt.errors import (
     LlmoptError,
     ResourceError,
 )
+from llmopt.recipe.resources import explain_failure
 from tests.engine.builds import make_job, needs_rtx
+from tests.engine.fake_driver import install_tensorrt
 
 pytestmark = needs_rtx
 
@@ -104,7 +107,7 @@ def test_what_the_parser_reads_otherwise_is_refused(exported: Path, tmp_path: Pa
     job = make_job(exported, tmp_path)
     wrong = (*job.outputs[1:], make_spec("logits", "float32", batch=-1, sequence=-1, vocab=320))
     error = fail(
-        job.model_copy(update={"outputs": wrong}), IncompatibleError, "its output logits is float16"
+        job.model_copy(update={"outputs": wrong}), IncompatibleError, "output logits is float16"
     )
     assert "not float32" in error.message
 
@@ -120,7 +123,7 @@ def test_a_missing_backend_is_a_missing_capability(exported: Path, tmp_path: Pat
     job = make_job(exported, tmp_path).model_copy(update={"backend": "tensorrt"})
     error = fail(job, CapabilityError, "TensorRT can't be used here")
     assert error.exit_code == 5
-    assert "when_unavailable: defer" in str(error.remedy)
+    assert "pip install tensorrt" in str(error.remedy)
 
 
 def test_an_operator_that_it_lacks_is_named(tmp_path: Path) -> None:
@@ -180,6 +183,37 @@ def test_a_killed_process_is_taken_for_one_without_memory(exported: Path, tmp_pa
     error = fail(make_job(exported, tmp_path), ResourceError, "killed, most likely because memory")
     killer.join()
     assert error.exit_code == 6
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_from_a_bad_graph(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.engine").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        run_build(make_job(exported, tmp_path), SilentProgress())
+    assert isinstance(explain_failure(caught.value), ResourceError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_takes_no_file_is_named(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.engine").symlink_to(exported / "model.onnx" / "below-a-file")
+    with pytest.raises(NotADirectoryError) as caught:
+        run_build(make_job(exported, tmp_path), SilentProgress())
+    assert caught.value.filename == str(tmp_path / "model.engine")
+    assert isinstance(explain_failure(caught.value), InputError)
+
+
+def test_a_bug_in_the_process_stays_one(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that lacks what it should have: nobody's graph is at fault."""
+    install_tensorrt(tmp_path / "packages", monkeypatch)
+    (tmp_path / "work").mkdir()
+    job = make_job(exported, tmp_path / "work").model_copy(update={"backend": "tensorrt"})
+    words = r"status 1: Traceback[^|]*module 'tensorrt' has no"
+    with pytest.raises(ChildBug, match=words) as caught:
+        run_build(job, SilentProgress())
+    assert explain_failure(caught.value) is None  # which main() reports as a bug, exit code 1
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def kill_when_there(folder: Path) -> None:

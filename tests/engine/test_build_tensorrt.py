@@ -13,12 +13,13 @@ from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import DATA_NAME, read_onnx_description
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import IncompatibleError, InputError, LlmoptError, RecipeError, ResourceError
+from llmopt.recipe.plan import check_plan
 from llmopt.steps.base import ResolvedInput, RunContext
 from llmopt.steps.build_tensorrt import BuildTensorrt
 from tests.cli.conftest import RunHere
 from tests.cli.conftest import run_here as run_here  # noqa: PLC0414 - a fixture
 from tests.cli.test_terminal import run_on_terminal
-from tests.engine.builds import CACHED, DECODE, make_recipe, needs_rtx
+from tests.engine.builds import CACHED, DECODE, make_recipe, needs_rtx, seal_export
 from tests.engine.test_build_process import write_killer
 from tests.models import edit_json
 from tests.recipe.harness import Workplace
@@ -76,9 +77,10 @@ def test_the_equivalent_recipe_is_printed(run_here: RunHere, exported: Path) -> 
     [
         (("--profile=decode",), 2, "not of the form NAME:AXIS=MIN:OPT:MAX"),
         ((PROFILES[1], PROFILES[1]), 2, "--profile decode is given twice"),
-        (("--profile=p:batch=4:2:8,sequence=1",), 2, "profile p: batch has min 4 above opt 2"),
-        (("--profile=p:batch=1,sequence=1",), 7, "profile p lacks the axis past_sequence"),
-        (("--profile=p:batsh=1",), 7, "batsh is no dynamic axis or input"),
+        (("--profile=p:batch=4:2:8,sequence=1",), 2, "error: --profile p: batch has min 4 above"),
+        (("--profile=p:batch=1,sequence=1",), 7, "--profile p lacks the axis past_sequence"),
+        (("--profile=p:batsh=1",), 7, "incompatible: --profile p: batsh is no dynamic axis or"),
+        (("--profile=p:batsh=1",), 7, "did you mean batch? the model's axes are batch, sequence"),
         (
             ("--profile=p:batch=1,sequence=1,past_sequence=1:8:256",),
             7,
@@ -86,7 +88,13 @@ def test_the_equivalent_recipe_is_printed(run_here: RunHere, exported: Path) -> 
         ),
         ((PROFILES[1], "--workspace-gb", "0.000001"), 7, "workspace_gb allows 1.0 kB"),
         ((PROFILES[1], "--workspace-gb", "0"), 2, "workspace-gb"),
-        ((PROFILES[1], "--compute-capabilities", "89"), 2, "'89' is no compute capability"),
+        ((PROFILES[1], "--compute-capabilities", "89"), 2, "write 8.9"),
+        (
+            (PROFILES[1], "--compute-capabilities", "8.9,12.0"),
+            2,
+            "'8.9,12.0' is no compute capability; write each on its own: 8.9, 12.0 (as options: "
+            "--compute-capabilities 8.9 --compute-capabilities 12.0)",
+        ),
         ((PROFILES[1], "--tensorrt-version", "x"), 2, "tensorrt-version"),
         ((PROFILES[1], "--timing-cache", "missing"), 8, "timing_cache missing does not exist"),
         ((PROFILES[1], "--backend", "tensorrt"), 5, "tensorrt is not installed"),
@@ -103,7 +111,9 @@ def test_what_is_wrong_has_its_exit_code_and_leaves_nothing(
 ) -> None:
     done = run_here("build-trt", exported, *options, "-o", "engine")
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
-    assert not any(path.is_file() for path in (tmp_path / "engine").rglob("*"))
+    for word in ("steps.build", "step build", "when_unavailable"):  # recipes' words
+        assert word not in done.stderr
+    assert not (tmp_path / "engine").exists()
 
 
 def text_file(model: Path) -> None:
@@ -126,6 +136,18 @@ def other_inputs(model: Path) -> None:
 
 def nbits(model: Path) -> None:
     edit_json(model / "onnx.json", weights="matmulnbits")
+
+
+def changed(name: str) -> Callable[[Path], None]:
+    """Changes one byte of a file since the export's manifest was written."""
+
+    def change(model: Path) -> None:
+        seal_export(model)
+        data = bytearray((model / name).read_bytes())
+        data[-1] ^= 1
+        (model / name).write_bytes(data)
+
+    return change
 
 
 def foreign(model: Path) -> None:
@@ -154,11 +176,13 @@ def huge(model: Path) -> None:
         (text_file, InputError, "model.onnx is no ONNX model"),
         (no_data, InputError, "its weights file model.onnx.data is missing"),
         (short_data, InputError, "model.onnx.data is truncated"),
-        (other_inputs, InputError, "its input input_ids is of shape"),
+        (other_inputs, InputError, "input input_ids is one too many"),
         (nbits, IncompatibleError, "weights: matmulnbits, whose operators TensorRT lacks"),
         (foreign, IncompatibleError, "is com.microsoft::RotaryEmbedding"),
         (no_description, InputError, "holds no onnx.json"),
         (huge, ResourceError, "of memory"),
+        (changed(DATA_NAME), InputError, "model.onnx.data is not the file that was exported"),
+        (changed("model.onnx"), InputError, "model.onnx is not the file that was exported"),
     ],
 )
 @needs_rtx
@@ -181,6 +205,15 @@ def test_a_bad_model_is_refused_before_the_build(
     assert list(work.iterdir()) == []
 
 
+def test_a_profile_that_does_not_fit_is_told_with_the_steps_place(
+    workplace: Workplace, exported: Path
+) -> None:
+    recipe = make_recipe(exported, profiles={"p": {**DECODE, "batsh": 1}})
+    message = r"recipe\.yaml:\d+:\d+: step engine: profile p: batsh is no dynamic axis"
+    with pytest.raises(IncompatibleError, match=message):
+        check_plan(workplace.plan(recipe))
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
@@ -188,6 +221,9 @@ def test_a_bad_model_is_refused_before_the_build(
         ({"profiles": {"p": {"batch": [1, 2.5, 3]}}}, r"batch is \[1, 2\.5, 3\], not a whole"),
         ({"profiles": {"p": {"sequence": [8, 4, 2]}}}, "sequence has min 8 above opt 4"),
         ({"compute_capabilities": [8.9, 8.9]}, "names one twice: 8.9, 8.9"),
+        ({"compute_capabilities": 8.9}, r"8\.9 is no list; write a list, such as \[8\.9, 12\.0\]"),
+        ({"compute_capabilities": ["sm_120"]}, r"'sm_120' is no .*; write 12\.0"),
+        ({"compute_capabilities": ["ada"]}, r"'ada' is no compute capability; write 8\.9"),
         ({"tensorrt_version": 10.1}, "tensorrt_version"),
     ],
 )
@@ -223,6 +259,7 @@ def test_plan_estimates_a_build(workplace: Workplace, exported: Path) -> None:
     model_bytes = sum((exported / n).stat().st_size for n in ("model.onnx", DATA_NAME))
     assert planned.estimate is not None
     assert planned.estimate.ram_bytes == int(3.5 * model_bytes)
+    assert planned.estimate.flops == 0  # not known, which plan says
     workplace.run(make_recipe(exported, profiles={"decode": CACHED["decode"]}))
     engine_bytes = workplace.artifact("engine").manifest.metrics["engine_bytes"]
     assert isinstance(engine_bytes, int)

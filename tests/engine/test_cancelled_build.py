@@ -52,6 +52,7 @@ def test_a_cancelled_build_leaves_nothing(
     kept = {"hashes.json", "store.json"}
     files = [path for path in work if path.is_file() and path.suffix not in (".lock", ".read")]
     assert {path.name for path in files} <= kept
+    assert not (place.folder / "quantized").exists()
     assert place.find_leftovers() == []
     code, stderr = place.run(*arguments)
     assert code == 0, stderr

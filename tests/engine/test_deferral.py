@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import DATA_NAME
 from llmopt.errors import CapabilityError, IncompatibleError, InputError
+from llmopt.steps.base import Deferrable, StepBase
+from llmopt.steps.union import step_types
 from tests.cli.conftest import RunHere
 from tests.cli.conftest import run_here as run_here  # noqa: PLC0414 - a fixture
 from tests.conftest import RunCli
@@ -37,6 +40,7 @@ def test_without_deferral_a_missing_backend_is_exit_code_5(
     with pytest.raises(CapabilityError, match="tensorrt is not installed") as caught:
         workplace.run(make_recipe(exported, backend="tensorrt"))
     assert caught.value.exit_code == 5
+    assert "let another machine do it: when_unavailable: defer" in str(caught.value.remedy)
     assert workplace.stored() == []
 
 
@@ -125,14 +129,15 @@ def flip_last_byte(path: Path) -> None:
 
 
 class MachineWithout:
-    """Runs llmopt with this Python's packages, but for TensorRT."""
+    """Runs llmopt with this Python's packages, but for one, such as TensorRT, of some names."""
 
-    def __init__(self, folder: Path, work: Path) -> None:
+    def __init__(self, folder: Path, work: Path, missing: str = "tensorrt*") -> None:
         self._work = work
         self._packages = folder
         folder.mkdir()
         for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if not path.name.startswith(("tensorrt", "llmopt", "__editable__")):
+            is_own = path.name.startswith(("llmopt", "__editable__"))
+            if not is_own and not fnmatch(path.name, missing):
                 (folder / path.name).symlink_to(path)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -191,6 +196,37 @@ def test_a_model_that_is_not_the_sealed_one_is_refused(
     assert forced.returncode == 0, forced.stderr
     engine = read_engine_description(tmp_path / "out" / "small" / "engine")
     assert engine.weights_sha256 == digest_file(tmp_path / "copied" / DATA_NAME)
+
+
+@needs_rtx
+def test_a_changed_recipe_is_built_and_its_seal_replaced(
+    deferred_recipe: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    """Another model by another name is no damaged copy of the one that was sealed."""
+    shutil.copytree(tmp_path / "copied", tmp_path / "other")
+    flip_last_byte(tmp_path / "other" / DATA_NAME)
+    write_recipe(tmp_path, make_recipe(Path("other"), when_unavailable="defer"))
+    done = run_cli("run", deferred_recipe.name)
+    assert done.returncode == 0, done.stderr
+    assert "the deferred build in" in done.stderr
+    assert "is of another recipe or model; it is replaced" in done.stderr
+    engine = read_engine_description(tmp_path / "out" / "small" / "engine")
+    assert engine.weights_sha256 == digest_file(tmp_path / "other" / DATA_NAME)
+
+
+def test_without_onnx_it_stays_deferred(deferred_recipe: Path, tmp_path: Path) -> None:
+    """What was sealed is read before the step runs, and with onnx too."""
+    machine = MachineWithout(tmp_path / "others", tmp_path, missing="onnx")
+    done = machine.run("run", deferred_recipe.name, "--detailed-exitcode")
+    assert done.returncode == EXIT_DEFERRED, done.stderr
+    assert "engine: not run: build.tensorrt reads the graph with onnx" in done.stderr
+
+
+def test_only_engines_are_sealed_for_another_machine() -> None:
+    sealing = [name for name, step in step_types().items() if issubclass(step, Deferrable)]
+    assert sealing == ["build.tensorrt"]
+    assert not hasattr(StepBase, "defer")
+    assert not hasattr(StepBase, "check_deferred")
 
 
 @needs_rtx

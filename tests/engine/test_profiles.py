@@ -103,10 +103,13 @@ def test_wrong_profiles_are_refused_by_name(changes: dict[str, Any], message: st
 def test_an_unknown_name_is_told_from_the_one_that_was_meant() -> None:
     with pytest.raises(IncompatibleError) as caught:
         read("decode", {**DECODE, "batsh": 1}, describe())
-    assert caught.value.remedy == "did you mean batch?"
+    axes = "batch, sequence, total_sequence, past_sequence"
+    assert caught.value.remedy == f"did you mean batch? the model's axes are {axes}"
     with pytest.raises(IncompatibleError) as caught:
         read("decode", {**DECODE, "xyz": 1}, describe())
-    assert "axes batch, sequence, total_sequence, past_sequence" in str(caught.value.remedy)
+    assert str(caught.value.remedy).startswith(
+        f"the model's axes are {axes}; its inputs input_ids, "
+    )
 
 
 def test_shapes_may_not_leave_an_axis_empty_unless_it_is_the_past() -> None:

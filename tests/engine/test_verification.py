@@ -11,18 +11,27 @@ import pytest
 from llmopt.artifacts.artifact import Artifact
 from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import OnnxDescription, read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.optimization_profile import POINTS
 from llmopt.artifacts.tensor_spec import TensorDtype, make_spec
 from llmopt.engine.backends import RTX, why_not_run_here
-from llmopt.engine.cuda_driver import list_gpus
+from llmopt.engine.cuda_driver import CudaError, list_gpus
+from llmopt.engine.engine_runner import judge_cuda_error
 from llmopt.engine.onnx_reference import OnnxReference
 from llmopt.engine.probe_inputs import make_feeds
-from llmopt.engine.verification import make_probes, relative_error, to_float32, verify_engine
-from llmopt.export.session import OnnxDecoder, open_session
+from llmopt.engine.verification import (
+    find_output_faults,
+    make_probes,
+    relative_error,
+    to_float32,
+    verify_engine,
+)
+from llmopt.export.session import OnnxDecoder
 from tests.cli.conftest import RunHere
 from tests.cli.conftest import run_here as run_here  # noqa: PLC0414 - a fixture
 from tests.engine.builds import make_recipe, needs_rtx
 from tests.engine.descriptions import describe
+from tests.engine.fake_driver import install_driver, needs_compiler
 from tests.models import edit_json
 from tests.recipe.harness import Workplace
 
@@ -49,7 +58,7 @@ def test_without_a_gpu_it_says_what_was_not_checked(
     assert "TensorRT-RTX 1." in done.stdout
     assert "profiles prefill, decode, for compute capability" in done.stdout
     assert "built from the model in" in done.stdout
-    assert "not checked: loading and running it: TensorRT-RTX engines run on GPUs" in done.stdout
+    assert "not run, because TensorRT-RTX engines run on GPUs" in done.stdout
     assert done.stdout.endswith("is sound as far as checked\n")
     report = json.loads(run_here("verify", engine, "--json").stdout)
     assert report["faults"] == []
@@ -61,7 +70,54 @@ def test_on_a_gpu_it_is_run_and_compared(engine: Path, exported: Path) -> None:
     report = verify_engine(engine, exported)
     assert report.faults == []
     assert report.not_checked == []
-    assert report.checked[2:] == ["loaded, and run 6 times", "outputs against onnxruntime's"]
+    assert report.checked[2:] == ["loaded, and run 6 times", "5 outputs against onnxruntime's"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("status", "meaning"),
+    [(46, "46 (the GPU is busy)"), (100, "100"), (2, "2 (the GPU's memory is full)")],
+    ids=["busy", "absent", "full"],
+)
+def test_a_gpu_that_can_not_be_had_now_is_no_fault_of_the_engine(
+    engine: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    meaning: str,
+) -> None:
+    install_driver(tmp_path / "driver", monkeypatch, "NVIDIA L4", "8.9", status)
+    report = verify_engine(engine, exported)
+    assert report.faults == []
+    (line,) = report.not_checked
+    assert "not run, because cuDevicePrimaryCtxRetain ended with CUDA error " + meaning in line
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(2, "memory"), (46, "unavailable"), (700, "refused"), (719, "refused")]
+)
+def test_what_an_engine_does_to_a_gpu_is_its_fault(status: int, kind: str) -> None:
+    """An illegal address or a failed launch, but not memory that others fill."""
+    assert judge_cuda_error(CudaError("cuStreamSynchronize failed", status)).event.kind == kind
+
+
+def test_every_output_is_held_against_onnxruntime(
+    engine: Path, exported: Path, tmp_path: Path
+) -> None:
+    description = read_engine_description(engine)
+    reference = OnnxReference(exported, description.model)
+    probe = next(make_probes(description, tmp_path))
+    outputs = reference.run(probe.feeds)
+    assert len(outputs) == len(description.model.outputs) == 5
+    assert list(find_output_faults(probe, outputs, description, reference)) == []
+    for name, values in outputs.items():
+        wrong = {**outputs, name: values + 0.1 * np.abs(values).max()}
+        (fault,) = find_output_faults(probe, wrong, description, reference)
+        assert fault.startswith(f"profile prefill at min: {name} is 0.1 of its largest value away")
+        nan = {**outputs, name: values * np.float32("nan")}
+        (fault,) = find_output_faults(probe, nan, description, None)
+        assert fault == f"profile prefill at min: {name} holds NaN or infinity"
 
 
 def other_bytes(folder: Path) -> None:
@@ -119,6 +175,21 @@ def test_another_model_is_told_from_its_own(engine: Path, exported: Path, tmp_pa
     assert "model.onnx.data is not the file that the engine was built from" in fault
 
 
+def test_another_model_says_nothing_against_the_engine(
+    run_here: RunHere, engine: Path, exported: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(exported, tmp_path / "model"))
+    with (model / "model.onnx.data").open("ab") as file:
+        file.write(b"x")
+    done = run_here("verify", engine, "--onnx", model)
+    assert done.returncode == 8
+    assert "is not sound" not in done.stderr
+    assert "itself is sound as far as checked, but the exported model is another one" in done.stderr
+    assert "→ name the model that it was made from with --onnx" in done.stderr
+    report = json.loads(run_here("verify", engine, "--onnx", model, "--json").stdout)
+    assert (report["faults"], len(report["other_model"])) == ([], 1)
+
+
 def test_probes_cover_every_profile_and_onnxruntime_takes_them(
     engine: Path, exported: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +207,7 @@ def test_probes_cover_every_profile_and_onnxruntime_takes_them(
         point = probe.title.rpartition(" ")[2]
         sizes = profile.sizes_at(point)
         assert shapes == {spec.name: spec.shape_of(sizes) for spec in description.model.inputs}
-        logits = reference.run(probe.feeds, "logits")
+        logits = reference.run(probe.feeds)["logits"]
         assert logits.shape[:2] == (sizes["batch"], sizes["sequence"])
         assert np.isfinite(logits).all()
 
@@ -149,7 +220,7 @@ def test_the_reference_is_the_decoders_own(exported: Path) -> None:
     decoder = OnnxDecoder(open_session(exported, description, threads=1), description)
     decoder.start(2)
     logits = decoder.forward(feeds["input_ids"], feeds["attention_mask"])
-    reference = OnnxReference(exported, description).run(feeds, "logits")
+    reference = OnnxReference(exported, description).run(feeds)["logits"]
     assert relative_error(logits, reference) < 1e-3
 
 

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from llmopt.artifacts.onnx_description import OnnxDescription, OnnxWeights
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.encoder_config import EncoderTask, read_encoder_config
@@ -25,7 +26,6 @@ from llmopt.export.encoder_export import (
 )
 from llmopt.export.encoder_parity import EncoderParity, check_encoder
 from llmopt.export.encoder_session import OnnxEncoder
-from llmopt.export.session import open_session
 
 ARCHITECTURES = {
     "BertModel": BertModel,

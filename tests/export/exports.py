@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from llmopt.artifacts.onnx_description import OnnxWeights
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.export.decoder_export import ExportedModel, ExportOptions, export_decoder
 from llmopt.export.parity import Parity, check_decoder
-from llmopt.export.session import open_session
 from tests.quant.layers import make_options
 from tests.quant.pipeline import make_small_model, quantize
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,12 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmopt.artifacts.onnx_description import read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.tensor_spec import TensorDtype
 from llmopt.checkpoint.checkpoint import Checkpoint
 from llmopt.checkpoint.resident_model import load_resident_model
-from llmopt.export.parity import TOLERANCES
-from llmopt.export.session import OnnxDecoder, open_session, pad_left
+from llmopt.export.parity import MAX_CROSSED_WINDOW, TOLERANCES
+from llmopt.export.session import OnnxDecoder, pad_left
 from tests.export.exports import SCHEMES, export, make_gptq_model, measure_parity
+from tests.models import edit_json
 from tests.quant.pipeline import SMALL_VOCAB, make_small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,10 +112,57 @@ def test_last_token_logits_are_the_last_of_all(tmp_path: Path, kv_cache: bool) -
     assert measure_parity(model, tmp_path / "onnx", exported).relative_error < 1e-5
 
 
-def test_a_sliding_window_slides(tmp_path: Path) -> None:
-    model = make_small_model(tmp_path / "model", "mistral", sliding_window=8)
+WINDOWED = [
+    ("mistral", {"sliding_window": 8}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
+]
+
+
+@pytest.mark.parametrize("kv_cache", [True, False], ids=["cache", "no_cache"])
+@pytest.mark.parametrize(("family", "window"), WINDOWED, ids=["every block", "one block"])
+def test_a_sliding_window_slides(
+    tmp_path: Path, family: str, window: dict[str, Any], kv_cache: bool
+) -> None:
+    model = make_small_model(tmp_path / "model", family, **window)
+    exported = export(model, tmp_path / "onnx", kv_cache=kv_cache)
+    parity = measure_parity(model, tmp_path / "onnx", exported)
+    assert parity.relative_error < 1e-5
+    assert parity.within_window is None
+
+
+@pytest.mark.parametrize(("family", "window"), WINDOWED, ids=["every block", "one block"])
+@pytest.mark.parametrize("prompt", [[5, 9, 200], list(range(20, 40))], ids=["decode", "prefill"])
+def test_a_sliding_window_is_crossed_as_pytorch_does(
+    tmp_path: Path, family: str, window: dict[str, Any], prompt: list[int]
+) -> None:
+    """A prompt shorter than the window, which decoding crosses, and one that is longer."""
+    model = make_small_model(tmp_path / "model", family, **window)
     exported = export(model, tmp_path / "onnx")
-    assert measure_parity(model, tmp_path / "onnx", exported).relative_error < 1e-5
+    decoder = OnnxDecoder(
+        open_session(tmp_path / "onnx", exported.description, threads=1), exported.description
+    )
+    ids = [*prompt, *range(60, 80)]
+    decoder.start(1)
+    steps = [ids[: len(prompt)], *([token] for token in ids[len(prompt) :])]
+    ours = [decoder.forward(np.array([step]), np.ones((1, len(step)), np.int64)) for step in steps]
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    edit_json(
+        model / "config.json", sliding_window=None, use_sliding_window=False, layer_types=None
+    )
+    unlimited = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.inference_mode():
+        theirs, others = (m(torch.tensor([ids])).logits.numpy() for m in (reference, unlimited))
+    np.testing.assert_allclose(np.concatenate(ours, axis=1), theirs, atol=1e-4)
+    assert np.abs(theirs - others).max() > 1e-2  # the window has a say
+
+
+def test_a_window_that_no_row_went_past_is_told(tmp_path: Path) -> None:
+    window = MAX_CROSSED_WINDOW + 1
+    model = make_small_model(
+        tmp_path / "model", "mistral", sliding_window=window, max_position_embeddings=2 * window
+    )
+    exported = export(model, tmp_path / "onnx")
+    assert measure_parity(model, tmp_path / "onnx", exported).within_window == window
 
 
 def test_tied_embeddings_are_stored_once(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM
 
 from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME, read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.checkpoint.encoder_config import EncoderTask, read_encoder_config
 from llmopt.errors import InputError, NumericalError
 from llmopt.export.encoder_export import load_encoder
 from llmopt.export.encoder_parity import POSITIONS_PER_ROW, ROW_LENGTHS
 from llmopt.export.encoder_session import mask_right
 from llmopt.export.parity import TOLERANCES
-from llmopt.export.session import open_session
 from llmopt.export.verification import verify_onnx
 from tests.export.encoders import (
     HIDDEN,

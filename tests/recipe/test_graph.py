@@ -34,20 +34,20 @@ STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALU
         ),
         (
             {"quantize": {**GPTQ, "model": "calibration"}},
-            "model of step 'quantize' wants a checkpoint; 'calibration' is a dataset",
+            "model of step 'quantize' wants a checkpoint; 'calibration' is a data set",
         ),
         (
             {"quantize": {**GPTQ, "data": "base"}},
-            "data of step 'quantize' wants a dataset; 'base' is a checkpoint",
+            "data of step 'quantize' wants a data set; 'base' is a checkpoint",
         ),
         (
             {"quantize": QUANTIZE, "again": {**QUANTIZE, "model": "quantize"}},
-            "model of step 'again' wants a checkpoint; 'quantize' is a quantized_checkpoint",
+            "model of step 'again' wants a checkpoint; 'quantize' is a quantised checkpoint",
         ),
         (
             {"quantize": QUANTIZE, "score": EVALUATE, "more": {**EVALUATE, "model": "score"}},
-            "model of step 'more' wants a checkpoint or quantized_checkpoint; 'score' is a "
-            "evaluation",
+            "model of step 'more' wants a checkpoint or a quantised checkpoint; 'score' is "
+            "an evaluation",
         ),
         (
             {"quantize": QUANTIZE, "compare": {**COMPARE, "candidates": ["base", "quantise"]}},
@@ -56,8 +56,14 @@ STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALU
         ),
         (
             {"quantize": QUANTIZE, "compare": {**COMPARE, "candidates": ["heldout"]}},
-            "candidates.0 of step 'compare' wants a checkpoint or quantized_checkpoint; 'heldout' "
-            "is a dataset",
+            "candidates.0 of step 'compare' wants a checkpoint or a quantised checkpoint; "
+            "'heldout' is a data set",
+        ),
+        (
+            {"bench": {"uses": "bench.onnx", "candidates": ["base"]}},
+            "candidates.0 of step 'bench' wants an ONNX model; 'base' is a checkpoint\n  "
+            "→ a folder that export.onnx made is a source of its kind: base: {path: DIR, kind: "
+            "onnx_model}",
         ),
         (
             {"compare": COMPARE, "quantize": QUANTIZE},
@@ -95,7 +101,7 @@ STEPS: dict[str, Any] = {"quantize": QUANTIZE, "gate": GATE, "perplexity": EVALU
         ),
         (
             {"score": {**EVALUATE, "model": "score"}},
-            "model of step 'score' wants a checkpoint or quantized_checkpoint; 'score' is a",
+            "model of step 'score' wants a checkpoint or a quantised checkpoint; 'score' is a",
         ),
     ],
 )

@@ -100,8 +100,22 @@ def test_a_parameter_keeps_its_type_through_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("steps.quantise.bits=8", r"steps has no 'quantise'; did you mean 'quantize'\?"),
-        ("stepz.quantize.bits=8", r"the recipe has no 'stepz'; did you mean 'steps'\?"),
+        (
+            "steps.quantise.bits=8",
+            r"steps has no 'quantise'; did you mean 'steps\.quantize\.bits'\?",
+        ),
+        (
+            "stepz.quantize.bits=8",
+            r"the recipe has no 'stepz'; did you mean 'steps\.quantize\.bits'\?",
+        ),
+        ("quantize.bits=8", r"has no 'quantize'; did you mean 'steps\.quantize\.bits'\?"),
+        ("bits=8", r"unknown key 'bits'; did you mean '(params|steps\.quantize)\.bits'\?"),
+        ("params.bitz=8", r"there is no parameter 'bitz'; did you mean 'bits'\?"),
+        (
+            "steps.quantize.experts.min_tokens=8",
+            r"has no 'experts' .*\n  → to add a whole mapping: "
+            r"--set 'steps\.quantize\.experts=\{min_tokens: VALUE\}'",
+        ),
         ("steps.quantize.bits.deep=8", r"steps\.quantize\.bits is no mapping"),
         ("steps.quantize.bits", r"expected KEY\.KEY=VALUE"),
         ("steps..bits=8", r"expected KEY\.KEY=VALUE"),

@@ -1,5 +1,6 @@
 """Whether a quantisation could be served, decided from config.json's figures alone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def test_validate_refuses_with_exit_code_7(
     recipe = make_recipe(random_model, documents, {"quantize": step}, target=target)
     done = run_cli("validate", write_recipe(tmp_path, recipe))
     assert done.returncode == 7, done.stderr
-    assert done.stderr.startswith("incompatible: step quantize: vLLM on ")
+    place = r"incompatible: \S+\.yaml:\d+:\d+: step quantize: vLLM on "
+    assert re.match(place, done.stderr)
     assert message in done.stderr
     assert (
         "\n  → set " in done.stderr or "→ let an override" in done.stderr or "→ name" in done.stderr

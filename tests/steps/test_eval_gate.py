@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmopt.steps.eval_gate import EvalGate, Requirement, find_misses
+from llmopt.steps.eval_gate import EvalGate, Requirement, find_misses, list_required
 
 METRICS: dict[str, Any] = {
     "kl_mean": 0.01,
@@ -216,3 +216,27 @@ def test_limits_are_no_part_of_what_is_measured() -> None:
 
     assert gate(1).identity_settings() == gate(2).identity_settings()
     assert gate(1).settings() != gate(2).settings()
+
+
+@pytest.mark.parametrize(
+    ("metric", "limits", "text"),
+    [
+        ("kl_mean", {"max": 0.02}, "kl_mean 0.01 (max 0.02)"),
+        ("kl_mean", {"max": 0.002}, "kl_mean 0.01 (max 0.002)"),
+        ("top1_agreement", {"min": 0.9}, "top1_agreement 0.95 (min 0.9)"),
+        (
+            "perplexity",
+            {"max": 12.0, "max_increase_pct": 5},
+            "perplexity 11 (max 12, at most 5 % above the baseline's 10)",
+        ),
+        ("kl_p99", {"max": 1.0}, "kl_p99 not measured (max 1)"),
+    ],
+)
+def test_a_value_stands_beside_its_limits(metric: str, limits: dict[str, float], text: str) -> None:
+    assert list_required({metric: Requirement(**limits)}, METRICS) == [text]
+
+
+def test_a_confident_limit_shows_the_interval() -> None:
+    require = {"default.kl_mean": Requirement(max=0.5, confident=True)}
+    (text,) = list_required(require, {"default": {**METRICS, "kl_mean_ci": [0.008, 0.012]}})
+    assert text == "default.kl_mean 0.01 [0.008, 0.012] (max 0.5, the whole interval)"

@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 import torch
 
+from llmopt.artifacts.destination import FolderDestination
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.artifacts.progress import SilentProgress
 from llmopt.errors import IncompatibleError, NumericalError
 from llmopt.export.verification import verify_onnx
+from llmopt.recipe.execute import RunSettings, run_plan
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.export_onnx import ExportOnnx
 from llmopt.steps.union import step_types
+from tests.export.encoders import make_bert
 from tests.export.exports import make_gptq_model
 from tests.quant.pipeline import make_small_model
+from tests.recipe.harness import Listener, Workplace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,6 +128,26 @@ def test_bfloat16_is_held_through_its_float32_twin(plain: Path, tmp_path: Path) 
     assert not any((tmp_path / "scratch").iterdir())
 
 
+def test_a_window_that_was_not_crossed_is_recorded(tmp_path: Path) -> None:
+    sizes = {"sliding_window": 2000, "max_position_embeddings": 4000}
+    model = make_small_model(tmp_path / "windowed", "mistral", **sizes)
+    assert run(make_step(), model, tmp_path).degraded == [
+        "held against PyTorch within the sliding window of 2000 tokens, not past it"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_a_model_without_tokenizer_is_exported_and_that_is_recorded(
+    kind: str, tmp_path: Path
+) -> None:
+    make = make_small_model if kind == "decoder" else make_bert
+    model = make(tmp_path / "bare")
+    (model / ("tokenizer.json" if kind == "decoder" else "vocab.txt")).unlink()
+    assert run(make_step(), model, tmp_path).degraded == [
+        "the model has no tokenizer, so the export has none either: it takes token ids alone"
+    ]
+
+
 def test_an_export_that_is_too_far_from_pytorch_fails(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(NumericalError, match=r"differs from PyTorch: error .* allowed 1e-08"):
         run(make_step(tolerance=1e-8), plain, tmp_path)
@@ -147,3 +171,28 @@ def test_the_estimate_of_integers_is_near_the_files_size(gptq: Path, tmp_path: P
     assert estimate is not None
     written = float(str(run(step, gptq, tmp_path).metrics["weights_bytes"]))
     assert estimate.disk_bytes == pytest.approx(written, rel=0.25)  # scales are float32 there
+
+
+class Interrupting(Listener):
+    """Interrupts the work when a phase begins for the second time."""
+
+    def start(self, description: str, total: int, completed: int = 0) -> None:
+        del total, completed
+        if description in self.notes:
+            raise KeyboardInterrupt
+        self.notes.append(description)
+
+
+def test_an_interrupted_twin_is_not_taken_for_work_to_go_on_with(
+    plain: Path, tmp_path: Path
+) -> None:
+    """By hand: the output folder that was made for it is gone again."""
+    steps = {"onnx": {"uses": "export.onnx", "model": "base", "dtype": "bfloat16"}}
+    recipe = {"version": 1, "name": "small", "sources": {"base": str(plain)}, "steps": steps}
+    workplace, output, listener = Workplace(tmp_path), tmp_path / "onnx", Interrupting()
+    settings = RunSettings("cpu", threads=1, output_root=None)
+    destination = FolderDestination(output)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(workplace.plan(recipe), destination, workplace.store, settings, listener)
+    assert "tracing" in listener.notes
+    assert not output.exists()

@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.export.session import OnnxDecoder as ReferenceDecoder
-from llmopt.export.session import open_session
 from llmopt.triton.generate_model import GenerateSettings, make_settings
 from llmopt.triton.runtime.generate.decoder import Array, Cache
 from llmopt.triton.runtime.generate.generation import Generation, Limits
