@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.stamp
-WORKERS ?= 2  # processes of `make test`, each computing on one thread
+WORKERS ?= 2  # processes of the tests, each computing on one thread
 
 .PHONY: setup tritonserver demo test test-full test-vllm vllm-env lm-eval-env triton-env gptqmodel-env llmcompressor-env autoround-env optimum-onnx-env onnxruntime-genai-env check format reference freeze
 
@@ -25,7 +25,7 @@ test: setup tritonserver
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not full and not vllm'
 
 test-full: setup tritonserver lm-eval-env triton-env
-	$(BIN)/python -m pytest -m full
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m full
 
 vllm-env:
 	bash environments/vllm.sh

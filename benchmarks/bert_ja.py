@@ -31,10 +31,10 @@ from transformers import AutoTokenizer
 from llmopt.artifacts.files import format_bytes
 from llmopt.artifacts.manifest import read_manifest
 from llmopt.artifacts.onnx_description import read_onnx_description
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.checkpoint.encoder_config import EncoderTask, read_encoder_config
 from llmopt.export.encoder_export import load_encoder
 from llmopt.export.encoder_session import OnnxEncoder
-from llmopt.export.session import open_session
 
 TASKS: tuple[EncoderTask, ...] = ("fill_mask", "embed")
 WEIGHTS = ("plain", "int8_dynamic")

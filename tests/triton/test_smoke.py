@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, save
 from tokenizers import Tokenizer
 from tritonclient.grpc import model_config_pb2 as pb
 
+from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.triton_description import EngineFacts, RepositoryModel, TritonDescription
 from llmopt.errors import CapabilityError, NumericalError
-from llmopt.export.session import OnnxDecoder, open_session
+from llmopt.export.session import OnnxDecoder
 from llmopt.triton.cpu_configs import make_cpu_config
 from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
