@@ -30,7 +30,7 @@ from triton_serving import BACKENDS, run_command
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.triton.client import TritonClient
 from llmopt.triton.ensemble_repository import EnsemblePlan, write_ensemble
-from llmopt.triton.load import Asker, LoadResult, OpenAsker, Timing, ask_scoring, put_load
+from llmopt.triton.load import Asker, LoadResult, OpenAsker, Timing, ask_once, put_load
 from llmopt.triton.model_environment import make_environment
 from llmopt.triton.releases import find_release
 from llmopt.triton.repository import ServingOptions
@@ -193,7 +193,7 @@ def main() -> None:
         options = ServerOptions(backends=BACKENDS, ready_timeout_s=300)
         with TritonServer(folder / "repository", environment, folder / "log", options) as server:
             askers = {PYTORCH: ask_pytorch(model)}
-            askers |= {each: ask_scoring(server, each, "text_input") for each in ENSEMBLES}
+            askers |= {each: ask_once(server, each, "text_input") for each in ENSEMBLES}
             collected = measure(askers, make_texts(documents), clients, given.rounds, given.seconds)
             batches = read_batches(server)
     measured = {

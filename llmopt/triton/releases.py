@@ -17,7 +17,7 @@ LAST_ONNXRUNTIME = {"3.10": ("1.23.2", 23)}
 
 @dataclass(frozen=True)
 class TritonRelease:
-    """One release of the container nvcr.io/nvidia/tritonserver.
+    """One release of NVIDIA's container tritonserver, which NGC holds.
 
     Attributes:
         release: Its number, such as "24.10".
@@ -38,12 +38,12 @@ class TritonRelease:
     @property
     def image(self) -> str:
         """The container that serves python, onnxruntime and tensorrt models."""
-        return f"nvcr.io/nvidia/tritonserver:{self.release}-py3"
+        return f"tritonserver:{self.release}-py3"
 
     @property
     def vllm_image(self) -> str:
         """The container that serves vLLM's models."""
-        return f"nvcr.io/nvidia/tritonserver:{self.release}-vllm-python-py3"
+        return f"tritonserver:{self.release}-vllm-python-py3"
 
     @property
     def environment_opset(self) -> int | None:

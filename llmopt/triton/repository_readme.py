@@ -16,11 +16,12 @@ it does not need:
 
 {models}
 
-Start the server in this folder:
+Start the server in this folder; `$NGC` is where NVIDIA's containers are pulled from, as the page of
+`tritonserver` in NGC names it:
 
 ```
 docker run --rm {gpus}--shm-size=1g -p 8000:8000 -p 8001:8001 -p 8002:8002 \\
-  -v "$PWD:{mount}:ro" {image} \\
+  -v "$PWD:{mount}:ro" "$NGC/{image}" \\
   {start}
 ```
 

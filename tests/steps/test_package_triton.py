@@ -148,7 +148,7 @@ def test_a_vllm_repository_holds_the_checkpoint_and_the_engine_s_arguments(
     description = read_triton_description(tmp_path / "repo")
     assert (description.model, description.device) == (None, "cuda")
     readme = (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
-    assert "nvcr.io/nvidia/tritonserver:24.10-vllm-python-py3" in readme
+    assert '"$NGC/tritonserver:24.10-vllm-python-py3"' in readme
     assert "pip install" not in readme
 
 

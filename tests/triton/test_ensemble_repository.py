@@ -129,9 +129,7 @@ def test_a_bert_is_padded_on_the_right_and_its_tokenizer_names_what_it_needs(
     assert settings["mask_id"] == VOCABULARY.index("[MASK]")
     assert "[MASK]" in description.prompt
     lines = (tmp_path / "requirements.txt").read_text().splitlines()
-    assert lines[0] == (
-        "# the Python 3.10 that serves served in nvcr.io/nvidia/tritonserver:24.10-py3"
-    )
+    assert lines[0] == ("# the Python 3.10 that serves served in tritonserver:24.10-py3")
     assert lines[1:] == ["numpy>=1.26,<2", "transformers>=4.46", "fugashi", "unidic-lite"]
     texts = json.loads((tmp_path / "served_postprocessor/1/tokens.json").read_text())
     assert texts[VOCABULARY.index("縫う")] == "縫う"

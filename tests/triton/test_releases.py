@@ -12,8 +12,8 @@ def test_a_release_names_what_its_containers_hold() -> None:
     release = find_release("24.10")
     assert (release.python, release.onnxruntime, release.onnx_opset) == ("3.10", "1.19.2", 21)
     assert (release.tensorrt, release.vllm) == ("10.5", "0.5.5")
-    assert release.image == "nvcr.io/nvidia/tritonserver:24.10-py3"
-    assert release.vllm_image == "nvcr.io/nvidia/tritonserver:24.10-vllm-python-py3"
+    assert release.image == "tritonserver:24.10-py3"
+    assert release.vllm_image == "tritonserver:24.10-vllm-python-py3"
     assert release.environment_opset == LAST_ONNXRUNTIME["3.10"][1] == 23
     assert find_release("26.07").environment_opset is None
 

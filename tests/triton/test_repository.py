@@ -147,7 +147,7 @@ def test_the_readme_starts_the_release_with_what_its_python_lacks(
     )
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "docker run --rm --gpus all " in text
-    assert '-v "$PWD:/srv:ro" nvcr.io/nvidia/tritonserver:25.12-py3' in text
+    assert '-v "$PWD:/srv:ro" "$NGC/tritonserver:25.12-py3"' in text
     assert start in text
     assert "localhost:8000/v2/models/衣/generate" in text
     assert """'{"text_input": "それ'"'"'は?", "max_tokens": 64, "temperature": 0}'""" in text
