@@ -1,10 +1,13 @@
 """One request on its way: prompt, tokens so far, and the one who hears of them."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .sampling import SamplingParameters, TokenChooser
 from .text_stream import Detokenizer, TextStream
+
+logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -76,9 +79,12 @@ class Generation:
             self._finish("length")
 
     def fail(self, message: str) -> None:
-        """Ends the answer with an error."""
+        """Ends the answer with an error; raises nothing, since others wait for the same thread."""
         self.is_done = True
-        self.listener.send_error(message)
+        try:
+            self.listener.send_error(message)
+        except Exception:
+            logger.exception("an error could not be sent: %s", message)
 
     def _emit(self, text: str) -> None:
         if text and self.streams:

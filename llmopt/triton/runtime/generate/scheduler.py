@@ -108,12 +108,8 @@ class Scheduler:
         joining = self._take_waiting()
         if not joining:
             return
-        prompts = [each.prompt for each in joining]
-        ids_BT, mask_BT = pad_left(prompts)
-        positions_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
         try:
-            empty = self._decoder.empty_cache(len(joining))
-            logits_BV, cache = self._decoder.forward(ids_BT, mask_BT, positions_BT, empty)
+            mask_BT, logits_BV, cache = self._prefill([each.prompt for each in joining])
         except Exception as error:
             logger.exception("a prompt failed")
             for each in joining:
@@ -127,6 +123,14 @@ class Scheduler:
             self._running, self._cache, self._mask_BL = joining, cache, mask_BT
             return
         self._join([joining[row] for row in staying], staying, cache)
+
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Array, Array, Cache]:
+        """Runs prompts; returns their mask, the logits of their last positions, their cache."""
+        ids_BT, mask_BT = pad_left(prompts)
+        positions_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
+        empty = self._decoder.empty_cache(len(prompts))
+        logits_BV, cache = self._decoder.forward(ids_BT, mask_BT, positions_BT, empty)
+        return mask_BT, logits_BV, cache
 
     def _take_waiting(self) -> list[Generation]:
         limits, longest = self._limits, 0
@@ -143,11 +147,11 @@ class Scheduler:
         return taken
 
     def _join(self, joining: list[Generation], rows: Sequence[int], cache: Cache) -> None:
+        before, self._running = self._running, [*self._running, *joining]  # a fault is theirs too
         length = max(each.num_cached for each in joining)
         arrays = select_rows(self._decoder.read_cache(cache), rows, length)
-        if self._running:
+        if before:
             arrays = stack_rows(self._decoder.read_cache(self._cache), arrays)
-        self._running = [*self._running, *joining]
         self._cache = self._decoder.write_cache(arrays)
         self._mask_BL = make_mask([e.num_cached for e in self._running], arrays[0].shape[2])
 
