@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer
 
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import OptimizationProfile
@@ -137,7 +136,7 @@ def write_generate_model(
             f"{tokenizer} holds no tokenizer.json, which generation needs",
             remedy="name the checkpoint that the model was made from with tokenizer",
         )
-    num_tokens = Tokenizer.from_file(str(source)).get_vocab_size()
+    num_tokens = _count_tokens(source, tokenizer)
     if num_tokens > settings.model.vocab_size:
         raise IncompatibleError(
             f"{source} has {num_tokens} tokens, the model's vocabulary {settings.model.vocab_size}",
@@ -152,6 +151,30 @@ def write_generate_model(
     shutil.copyfile(source, version_folder / "tokenizer.json")
     text = json.dumps(make_settings(settings, tokenizer), ensure_ascii=False, indent=1)
     (version_folder / SETTINGS_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _count_tokens(path: Path, checkpoint: Path) -> int:
+    """Loads tokenizer and chat template as the model will; returns the size of its vocabulary.
+
+    Raises:
+        InputError: One of them can't be loaded.
+    """
+    from jinja2 import TemplateError  # noqa: PLC0415 - the step's fields load without them
+
+    from llmopt.triton.runtime.generate.prompts import PromptEncoder  # noqa: PLC0415
+
+    template, values = read_chat_template(checkpoint)
+    try:
+        return PromptEncoder(path, template, values, 0, 0).tokenizer.get_vocab_size()
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template of {checkpoint} can't be compiled: {error}",
+            remedy="mend chat_template in its tokenizer_config.json or chat_template.jinja",
+        ) from None
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises Exception itself
+            raise
+        raise InputError(f"{path} can't be loaded: {error}") from None
 
 
 def copy_runtime(package: str, folder: Path) -> None:

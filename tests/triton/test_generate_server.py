@@ -148,7 +148,7 @@ def test_http_grpc_and_streams_say_the_same(serving: Serving, expected: list[str
     assert whole["finish_reason"].tolist() == [b"length"]
 
 
-def test_streamed_text_has_no_broken_characters(serving: Serving) -> None:
+def test_a_stream_and_a_whole_answer_are_the_same_text(serving: Serving) -> None:
     """A hot random model takes many tokens that are single bytes."""
     body = {
         "text_input": TEXTS[7],
@@ -200,6 +200,8 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"text_input": "綿", "top_pp": 0.9}, "unknown sampling parameter 'top_pp'"),
     "no JSON": ({"text_input": "綿", "sampling_parameters": "{"}, "sampling_parameters is no JSON"),
     "a list": ({"text_input": "綿", "sampling_parameters": "[1]"}, "it is a JSON object"),
+    "deep JSON": ({"text_input": "綿", "sampling_parameters": "[" * 60000}, "is no JSON"),
+    "long JSON": ({"text_input": "綿", "sampling_parameters": " " * 70000}, "has 70000 bytes"),
     "bad chat": ({"messages": '[{"role": "user"}]'}, "messages is a list"),
     "batch of 2": ({"text_input": ["a", "b"]}, "can not convert input 'text_input' to tensor"),
 }  # fmt: skip

@@ -16,9 +16,10 @@ CHAT = [
     {"role": "assistant", "content": "リブ編み。"},
     {"role": "user", "content": "身幅は?"},
 ]
-TEMPLATE = """{{ bos_token }}{% for message in messages %}
+TEMPLATE = """{{ bos_token }}{% if tools is not none %}tools{% endif %}{% for message in messages %}
     {%- if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}
-<|{{ message.role }}|>{{ message.content | trim }}{{ message | tojson }}
+<|{{ message.role }}|>{% generation %}{{ message.content | trim }}{% endgeneration %}
+{{ message | tojson(ensure_ascii=False, sort_keys=True) }}
     {%- if loop.last %}{% break %}{% endif %}
 {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
 
@@ -77,6 +78,7 @@ def test_a_text_that_can_not_be_answered_is_refused(
     ("raw", "match"),
     [
         ("[", "messages is no JSON"),
+        ("[" * 1900, "messages is no JSON"),
         ("[]", 'messages is a list of {"role"'),
         ('{"role": "user"}', "messages is a list"),
         ('[{"role": "user"}]', "messages is a list"),

@@ -108,6 +108,7 @@ def test_penalties_follow_the_tokens_that_were_generated() -> None:
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"max_tokens": 2.5}, "max_tokens is 2.5; it is a whole number"),
         ({"max_tokens": True}, "max_tokens is True"),
+        ({"temperature": 10**400}, "at most 100"),
         ({"temperature": -0.1}, "temperature is -0.1; it is 0 or more, at most 100"),
         ({"temperature": float("nan")}, "temperature is nan; it is a number"),
         ({"temperature": "hot"}, "temperature is 'hot'"),

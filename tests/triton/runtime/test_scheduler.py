@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def test_padding_goes_with_the_row_that_needed_it(bench: Bench) -> None:
 
 
 def test_a_stream_and_a_whole_answer_are_the_same_text(bench: Bench) -> None:
-    streamed, _ = bench.ask([7, 8, 9], 20, streams=True)
+    streamed, generation = bench.ask([7, 8, 9], 20, streams=True)
     whole, _ = bench.ask([7, 8, 9], 20)
     streamed.wait()
     whole.wait()
@@ -165,6 +165,7 @@ def test_a_stream_and_a_whole_answer_are_the_same_text(bench: Bench) -> None:
     assert len(streamed.parts) > 3
     assert not whole.parts
     assert "".join(streamed.parts) + streamed.last[0] == whole.last[0]
+    assert whole.last[0] == bench.tokenizer.decode(generation.generated)
 
 
 def test_an_answer_ends_at_the_end_of_text_token_unless_told_otherwise(bench: Bench) -> None:
@@ -249,6 +250,45 @@ def test_a_request_whose_choice_fails_fails_alone(bench: Bench) -> None:
     assert good.last is not None
     assert bad.error is not None
     assert "the request failed" in bad.error
+
+
+class Unattached(WatchedDecoder):
+    """A decoder whose device is not there."""
+
+    def attach(self) -> None:
+        raise OSError("no driver")
+
+
+def test_a_decoder_that_can_not_work_fails_the_loading(exported_decoder: ExportedDecoder) -> None:
+    with pytest.raises(RuntimeError, match="OSError: no driver"):
+        Scheduler(Unattached(exported_decoder), LIMITS)
+
+
+class Crowded(WatchedDecoder):
+    """A decoder that has no memory for a cache of several rows."""
+
+    def write_cache(self, arrays: Sequence[Array]) -> Cache:
+        if len(arrays[0]) > 1:
+            raise MemoryError("a planted lack")
+        return super().write_cache(arrays)
+
+
+def test_rows_that_can_not_join_hear_of_it(exported_decoder: ExportedDecoder) -> None:
+    decoder = Crowded(exported_decoder)
+    decoder.delay_s = 0.01
+    scheduler = Scheduler(decoder, LIMITS)
+    tokenizer = Tokenizer.from_file(str(exported_decoder.model / "tokenizer.json"))
+    bench = Bench(decoder, scheduler, tokenizer, exported_decoder.description.vocab_size)
+    first, _ = bench.ask([5], 40)
+    time.sleep(0.05)
+    second, _ = bench.ask([6], 40)
+    first.wait()
+    second.wait()
+    assert first.error == second.error == "the model failed: a planted lack"
+    later, _ = bench.ask([7], 3)
+    later.wait()
+    assert later.last is not None
+    scheduler.close()
 
 
 def test_closing_tells_those_who_wait(exported_decoder: ExportedDecoder) -> None:

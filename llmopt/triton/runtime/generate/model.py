@@ -13,6 +13,7 @@ from .sampling import RequestError, SamplingParameters, read_parameters
 from .scheduler import QueueFullError, Scheduler
 from .sessions import open_decoder
 
+MAX_PARAMETERS_BYTES = 65536
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -134,9 +135,11 @@ def _read_input(request: Any, name: str) -> Any:
 
 
 def _load_object(name: str, text: Any) -> dict[str, Any]:
+    if len(text) > MAX_PARAMETERS_BYTES:
+        raise RequestError(f"{name} has {len(text)} bytes; at most {MAX_PARAMETERS_BYTES}")
     try:
         value = json.loads(text)
-    except ValueError as error:  # UnicodeDecodeError too
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise RequestError(f"{name} is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"{name} is {value!r}; it is a JSON object")

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from .sampling import RequestError
+
+# What a template may raise on messages that it does not expect.
+TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+    RecursionError,
+)  # fmt: skip
 
 
 class PromptEncoder:
@@ -23,6 +30,9 @@ class PromptEncoder:
         template_values: What templates may name besides the messages, such as `bos_token`.
         max_prompt_bytes: Most UTF-8 bytes of a prompt; longer ones are refused unread.
         max_prompt_tokens: Most tokens, so that at least one can follow.
+
+    Raises:
+        jinja2.TemplateError: The template can't be compiled.
     """
 
     def __init__(
@@ -61,15 +71,19 @@ class PromptEncoder:
             raise RequestError("messages are given, but the model has no chat template")
         try:
             messages = json.loads(self._decode("messages", raw))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"messages is no JSON: {error}") from None
         if not messages or not isinstance(messages, list) or not all(map(_is_message, messages)):
             raise RequestError('messages is a list of {"role": "user", "content": "..."}')
         try:
             text = self._template.render(
-                messages=messages, add_generation_prompt=True, **self._template_values
+                messages=messages,
+                add_generation_prompt=True,
+                tools=None,
+                documents=None,
+                **self._template_values,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except TEMPLATE_ERRORS as error:
             raise RequestError(f"the chat template refuses the messages: {error}") from None
         return self._check(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -103,7 +117,7 @@ def _is_message(message: Any) -> bool:
 def _compile(chat_template: str) -> Any:
     """Compiles a template with what Hugging Face's templates may use."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationTag]
     )
     environment.filters["tojson"] = _dump_json
     environment.globals["raise_exception"] = _refuse
@@ -111,8 +125,27 @@ def _compile(chat_template: str) -> Any:
     return environment.from_string(chat_template)
 
 
-def _dump_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class GenerationTag(Extension):
+    """`{% generation %}`, by which transformers finds the assistant's part; marks nothing here."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Returns what stands between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _dump_json(
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - as templates call it
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _refuse(message: str) -> None:

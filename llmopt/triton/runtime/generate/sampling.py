@@ -105,7 +105,8 @@ def _read_value(name: str, value: Any) -> Any:
         return value
     least, most, inclusive = RANGES[name]
     kinds = (int,) if name in INTEGERS else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         kind = "a whole number" if name in INTEGERS else "a number"
         raise RequestError(f"{name} is {value!r}; it is {kind}")
     if value > most or value < least or (value == least and not inclusive):

@@ -29,6 +29,9 @@ class Scheduler:
     Args:
         decoder: Runs the model; used in the scheduler's thread alone.
         limits: How much at once.
+
+    Raises:
+        RuntimeError: The decoder can't work in the scheduler's thread.
     """
 
     def __init__(self, decoder: Decoder, limits: Limits) -> None:
@@ -40,8 +43,12 @@ class Scheduler:
         self._changed = threading.Condition()
         self._closed = False
         self._next_cancel_check = 0.0
+        self._attached, self._attach_error = threading.Event(), ""
         self._thread = threading.Thread(target=self._work, name="generate", daemon=True)
         self._thread.start()
+        self._attached.wait()
+        if self._attach_error:
+            raise RuntimeError(self._attach_error)
 
     def submit(self, generation: Generation) -> None:
         """Puts a request into the queue.
@@ -66,7 +73,13 @@ class Scheduler:
         self._thread.join()
 
     def _work(self) -> None:
-        self._decoder.attach()
+        try:
+            self._decoder.attach()
+        except Exception as error:  # noqa: BLE001 - raised again where the model is loaded
+            self._attach_error = f"{type(error).__name__}: {error}"
+            return
+        finally:
+            self._attached.set()
         while self._wait():
             try:
                 self._drop_cancelled()
