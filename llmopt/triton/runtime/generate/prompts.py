@@ -128,7 +128,7 @@ def _compile(chat_template: str) -> Any:
 class GenerationTag(Extension):
     """`{% generation %}`, by which transformers finds the assistant's part; marks nothing here."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 - as jinja declares it
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Returns what stands between the tags."""
