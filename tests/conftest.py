@@ -41,11 +41,16 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_cli(tmp_path: Path) -> RunCli:
     """Runs the real `llmopt` in a process of its own, in tmp_path; returns the finished process."""
+    return make_run_cli(tmp_path)
+
+
+def make_run_cli(folder: Path) -> RunCli:
+    """Returns a way to run the real `llmopt` in a folder."""
 
     def run(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "llmopt", *map(str, arguments)],
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=timeout,

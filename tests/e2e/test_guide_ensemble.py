@@ -16,7 +16,7 @@ RECIPE = REPOSITORY / "recipes" / "guide-ensemble.yaml"
 def test_the_guide_s_ensemble_waits_as_asked_and_answers(
     run_cli: RunCli, tmp_path: Path, server_distribution: ServerDistribution
 ) -> None:
-    done = run_cli("run", RECIPE, "--threads", "1", "--set", "steps.repository.smoke=true")
+    done = run_cli("run", RECIPE, "--threads", "1", "--variant", "smoke")
     assert done.returncode == 0, done.stderr
     assert "ensemble repository of apparel_scorer for Triton 24.10 on cpu" in done.stdout
     assert "tritonserver 24.10 answers" in done.stdout

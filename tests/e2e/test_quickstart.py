@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RunCli
+from tests.conftest import RunCli, make_run_cli
 from tests.models import REPOSITORY
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart.yaml"
-ALL_RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+# The guide's ensemble has tests of its own.
+OTHER_RECIPES = [REPOSITORY / "recipes" / f"{name}.yaml" for name in ("compare", "techpack")]
 BEATS_ROUNDING_BY = 6.0
 
 
@@ -22,12 +23,13 @@ def read_gate_metrics(folder: Path) -> dict[str, Any]:
 
 
 def test_gptq_passes_the_gate_that_rounding_misses(tmp_path: Path, run_cli: RunCli) -> None:
-    passed = run_cli("run", QUICKSTART)
+    gate_alone = ("--until", "gate")
+    passed = run_cli("run", QUICKSTART, *gate_alone)
     assert passed.returncode == 0, passed.stderr
     gptq = read_gate_metrics(tmp_path)
     for expected in ("KL 0.", "perplexity", "top-1 agreement", "out/quickstart/quantize", "next:"):
         assert expected in passed.stdout
-    missed = run_cli("run", QUICKSTART, "--set", "steps.quantize.uses=quantize.rtn")
+    missed = run_cli("run", QUICKSTART, *gate_alone, "--set", "steps.quantize.uses=quantize.rtn")
     assert missed.returncode == 3, missed.stderr
     rounding = read_gate_metrics(tmp_path)
     assert f"kl_mean is {rounding['kl_mean']:.6g}, allowed at most 0.002" in missed.stderr
@@ -35,25 +37,50 @@ def test_gptq_passes_the_gate_that_rounding_misses(tmp_path: Path, run_cli: RunC
     assert gptq["kl_mean"] < 0.002 / 2, "the gate should be passed with room"
 
 
-@pytest.mark.parametrize("recipe", ALL_RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_runs_in_its_smoke_variant(recipe: Path, run_cli: RunCli) -> None:
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunCli, list[str]]:
+    """The quickstart in its smoke variant; where more can be run, and the steps that were."""
+    run = make_run_cli(tmp_path_factory.mktemp("quickstart"))
+    return run, list_started(run)
+
+
+def list_started(run: RunCli) -> list[str]:
+    """Runs the smoke variant; returns the steps that did anything."""
+    finished = run("run", QUICKSTART, "--variant", "smoke", "--json")
+    assert finished.returncode == 0, finished.stderr
+    events = [json.loads(line) for line in finished.stdout.splitlines()]
+    return [event["step"] for event in events if event["event"] == "step_started"]
+
+
+def test_every_recipe_has_a_test() -> None:
+    others = {*OTHER_RECIPES, QUICKSTART, REPOSITORY / "recipes" / "guide-ensemble.yaml"}
+    assert others == set((REPOSITORY / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", OTHER_RECIPES, ids=lambda path: path.stem)
+def test_every_other_recipe_runs_in_its_smoke_variant(recipe: Path, run_cli: RunCli) -> None:
     finished = run_cli("run", recipe, "--variant", "smoke")
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_second_run_does_nothing(run_cli: RunCli) -> None:
-    first = run_cli("run", QUICKSTART, "--variant", "smoke", "--json")
-    second = run_cli("run", QUICKSTART, "--variant", "smoke", "--json")
-    events = [[json.loads(line) for line in run.stdout.splitlines()] for run in (first, second)]
-    started = [[e["step"] for e in run if e["event"] == "step_started"] for run in events]
-    assert started == [["quantize", "gate", "onnx", "engine"], []]
+def test_the_second_run_does_nothing(smoke_run: tuple[RunCli, list[str]]) -> None:
+    run, started = smoke_run
+    assert started == ["quantize", "gate", "onnx", "engine", "repository"]
+    assert list_started(run) == []
 
 
-def test_what_follows_the_gate_is_sound(run_cli: RunCli) -> None:
-    assert run_cli("run", QUICKSTART, "--variant", "smoke").returncode == 0
-    exported = run_cli("verify", "out/quickstart/onnx")
-    assert exported.returncode == 0, exported.stderr
-    assert "weights qdq_int4" in exported.stdout
-    engine = run_cli("verify", "out/quickstart/engine")
-    assert engine.returncode == 0, engine.stderr
-    assert "profiles prefill, decode" in engine.stdout
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("onnx", "weights qdq_int4"),
+        ("engine", "profiles prefill, decode"),
+        ("repository", "apparel"),
+    ],
+)
+def test_what_follows_the_gate_is_sound(
+    smoke_run: tuple[RunCli, list[str]], step: str, said: str
+) -> None:
+    run, _ = smoke_run
+    verified = run("verify", f"out/quickstart/{step}")
+    assert verified.returncode == 0, verified.stderr
+    assert said in verified.stdout
