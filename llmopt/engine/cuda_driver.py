@@ -53,9 +53,20 @@ class CudaDriver:
         return tuple(self._describe(index) for index in range(count.value))
 
     def open_first(self) -> None:
-        """Makes the first GPU the one that this thread's later calls, and TensorRT's, work on."""
+        """Opens the first GPU."""
+        self.open(0)
+
+    def open(self, index: int) -> None:
+        """Makes a GPU the one that this thread's later calls, and TensorRT's, work on.
+
+        Args:
+            index: In the driver's order, from 0.
+
+        Raises:
+            CudaError: There is no such GPU, or it is busy.
+        """
         context = ctypes.c_void_p()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._find(0))
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._find(index))
         self._call("cuCtxSetCurrent", context)
 
     def make_stream(self) -> int:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from llmopt.artifacts.digest import digest_value
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.triton_description import RepositoryShape
+from llmopt.engine import cuda_driver
 from llmopt.errors import CapabilityError
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, InputRef, Outcome, RunContext, StepBase, StepInputs
@@ -264,7 +266,9 @@ class PackageTriton(StepBase):
 
     def identity_settings(self) -> dict[str, Any]:
         """Returns the settings, and the digest of the code that goes into the repository."""
-        return {**super().identity_settings(), "runtime": digest_value(digest_runtime(self.shape))}
+        copied = [Path(cuda_driver.__file__)] if self.shape == "generate" else []  # with engines
+        digests = digest_runtime(self.shape, copied)
+        return {**super().identity_settings(), "runtime": digest_value(digests)}
 
     def identity_packages(self) -> tuple[str, ...]:
         """Names no library: what is written follows from the settings and the inputs."""

@@ -16,6 +16,7 @@ from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.artifacts.tensor_spec import TensorSpec, make_spec
 from llmopt.checkpoint.model_config import read_raw_config
 from llmopt.errors import IncompatibleError, InputError
+from llmopt.triton.generate_profiles import choose_decode, choose_prefill
 
 SETTINGS_NAME = "generation.json"
 RUNTIME = "llmopt.triton.runtime.generate"
@@ -67,18 +68,40 @@ class GenerateSettings(BaseModel):
 
     @property
     def max_context(self) -> int:
-        """Tokens of prompt and answer together, as the model and the engine's profiles allow."""
-        lengths = [self.model.max_position_embeddings]
-        decoding = [p.axes["past_sequence"].max for p in self.profiles if _decodes(p)]
-        lengths += [max(decoding) + 1] if decoding else []
-        return min(lengths)
+        """Tokens of prompt and answer together, as the model and the engine's profile allow."""
+        positions = self.model.max_position_embeddings
+        if not self.profiles:
+            return positions
+        decode = choose_decode(self.profiles, self.max_running)
+        return min(positions, decode.axes["past_sequence"].max + 1)
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of a prompt: what one run takes, with room for a token of the answer."""
+        room = self.max_context - 1
+        if not self.profiles:
+            return room
+        return min(room, choose_prefill(self.profiles).axes["sequence"].max)
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What is done at once, as the code's `Limits` takes it."""
+        rows = None
+        if self.profiles:
+            rows = min(choose_prefill(self.profiles).axes["batch"].max, self.max_running)
+        return {
+            "max_running": self.max_running,
+            "max_waiting": self.max_waiting,
+            "max_prefill_rows": rows,
+        }
 
 
 def check_generates(settings: GenerateSettings) -> None:
     """Refuses a model that can't generate text so.
 
     Raises:
-        IncompatibleError: It has no cache or another dtype, or its profiles leave no way to decode.
+        IncompatibleError: It has no cache or another dtype, or no profile takes its prompts, or
+            its answers.
     """
     model = settings.model
     if model.task != "generate" or not model.kv_cache:
@@ -95,23 +118,8 @@ def check_generates(settings: GenerateSettings) -> None:
         )
     if settings.decoder == "onnxruntime":
         return
-    prefill = [p for p in settings.profiles if _prefills(p)]
-    decoding = [p for p in settings.profiles if _decodes(p)]
-    for kind, found, shape in (
-        ("prefill", prefill, "past_sequence from 0"),
-        ("decode", decoding, "sequence from 1 and past_sequence above 0"),
-    ):
-        if not found:
-            raise IncompatibleError(
-                f"the engine has no profile to {kind} with ({shape})",
-                remedy=f"add one to profiles: of build.tensorrt, named {kind}",
-            )
-    most = max(p.axes["batch"].max for p in decoding)
-    if settings.max_running > most:
-        raise IncompatibleError(
-            f"max_batch_size is {settings.max_running}; the engine decodes {most} rows at once",
-            remedy=f"set max_batch_size: {most}, or build the engine for more",
-        )
+    choose_prefill(settings.profiles)
+    choose_decode(settings.profiles, settings.max_running)
 
 
 def write_generate_model(
@@ -199,16 +207,13 @@ def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]
         ],
         "vocab_size": model.vocab_size,
         "max_context": settings.max_context,
+        "max_prompt_tokens": settings.max_prompt_tokens,
         "max_prompt_bytes": PROMPT_BYTES_PER_TOKEN * settings.max_context,
         "eos_token_ids": read_eos_tokens(tokenizer),
         "chat_template": chat_template,
         "template_values": template_values,
         "default_max_tokens": settings.default_max_tokens,
-        "limits": {
-            "max_running": settings.max_running,
-            "max_waiting": settings.max_waiting,
-            "max_prefill_rows": _most_prefill_rows(settings),
-        },
+        "limits": settings.limits,
         "threads": settings.threads,
         "warm_up": settings.warm_up,
     }
@@ -261,16 +266,3 @@ def _describe_cache(spec: TensorSpec) -> dict[str, Any]:
         "num_heads": heads.size,
         "head_size": head_size.size,
     }
-
-
-def _prefills(profile: OptimizationProfile) -> bool:
-    return profile.axes["past_sequence"].min == 0 and profile.axes["sequence"].max > 1
-
-
-def _decodes(profile: OptimizationProfile) -> bool:
-    return profile.axes["sequence"].min == 1 and profile.axes["past_sequence"].max > 0
-
-
-def _most_prefill_rows(settings: GenerateSettings) -> int | None:
-    rows = [p.axes["batch"].max for p in settings.profiles if _prefills(p)]
-    return min(max(rows), settings.max_running) if rows else None

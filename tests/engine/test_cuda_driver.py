@@ -1,11 +1,13 @@
 """The CUDA driver by ctypes: what it finds here, and memory where there is a GPU."""
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmopt.engine.cuda_driver import LIBRARY, CudaDriver, CudaError, list_gpus
+from tests.engine.fake_driver import install_driver, needs_compiler
 
 
 def has_driver() -> bool:
@@ -41,3 +43,16 @@ def test_arrays_come_back_from_the_gpu() -> None:
     driver.free(address)
     np.testing.assert_array_equal(back, sent)
     assert driver.allocate(0) != 0  # an empty tensor has an address too
+
+
+@needs_compiler
+def test_a_gpu_is_opened_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install_driver(tmp_path / "driver", monkeypatch, "NVIDIA L4", "8.9")
+    monkeypatch.setenv("FAKE_GPU_COUNT", "2")
+    driver = CudaDriver()
+    driver.open(1)
+    assert fake.find_opened() == 1
+    driver.open_first()
+    assert fake.find_opened() == 0
+    with pytest.raises(CudaError, match="cuDeviceGet ended with CUDA error 101"):
+        driver.open(2)

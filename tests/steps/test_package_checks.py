@@ -17,6 +17,7 @@ from tests.steps.packages import (
     DECODE,
     ENSEMBLE,
     ONE_PASS,
+    PREFILL,
     describe_engine,
     describe_export,
     given,
@@ -82,6 +83,16 @@ REFUSED_ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "on a CPU": ({"device": "cpu"}, {}, "which runs on no CPU"),
     "rows that no profile decodes": ({"max_batch_size": 16}, {}, "decodes 8 rows at once"),
     "no profile to prefill with": ({}, {"profiles": {"decode": DECODE}}, "no profile to prefill"),
+    "prompts of two tokens and more": (
+        {},
+        {"profiles": {"prefill": {**PREFILL, "sequence": (2, 32, 64)}, "decode": DECODE}},
+        "no profile to prefill",
+    ),
+    "a decode profile that skips short prompts": (
+        {},
+        {"profiles": {"prefill": PREFILL, "decode": {**DECODE, "past_sequence": (8, 64, 255)}}},
+        "no profile to decode with (batch and past_sequence from 1, sequence 1)",
+    ),
     "TensorRT-RTX as a plan": (
         ENSEMBLE,
         {"backend": "tensorrt_rtx", "version": "1.7.0", **ONE_PASS},

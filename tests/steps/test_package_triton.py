@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from llmopt.artifacts.engine_description import read_engine_description
 from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.artifacts.triton_description import read_triton_description
+from llmopt.engine import cuda_driver
 from llmopt.errors import IncompatibleError, InputError
 from llmopt.recipe.inputs import identify
 from llmopt.steps.export_run import copy_sidecars
@@ -248,6 +249,17 @@ def test_the_name_is_part_of_what_is_made_and_the_server_s_code_too(
     assert identify(named, inputs) != identify(make_step(model_name="other"), inputs)
     assert "runtime" in named.identity_settings()
     assert "runtime" not in named.settings()
+
+
+@pytest.mark.parametrize(("shape", "is_copied"), [("generate", True), ("vllm", False)])
+def test_the_driver_that_goes_with_engines_is_part_of_what_is_made(
+    shape: str, is_copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make_step(shape).identity_settings()["runtime"]
+    changed = tmp_path / "cuda_driver.py"
+    changed.write_bytes(Path(cuda_driver.__file__).read_bytes() + b"# changed\n")
+    monkeypatch.setattr(cuda_driver, "__file__", str(changed))
+    assert (make_step(shape).identity_settings()["runtime"] != before) == is_copied
 
 
 def test_a_model_without_a_tokenizer_is_refused(exported: Path, tmp_path: Path) -> None:

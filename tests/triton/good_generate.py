@@ -35,23 +35,7 @@ CACHE = tuple(
 
 def write_counter(folder: Path) -> None:
     """text_input → counter → text_output: after "one two" comes "three", then "four"."""
-    model = OnnxDescription(
-        model_type="llama",
-        task="generate",
-        weights="plain",
-        dtype="float32",
-        opset=17,
-        kv_cache=True,
-        last_token_logits=True,
-        vocab_size=len(WORDS),
-        max_position_embeddings=POSITIONS,
-        inputs=(
-            make_spec("input_ids", "int64", batch=-1, sequence=-1),
-            make_spec("attention_mask", "int64", batch=-1, total_sequence=-1),
-            *CACHE[:2],
-        ),
-        outputs=(make_spec("logits", "float32", batch=-1, last=1, vocab=len(WORDS)), *CACHE[2:]),
-    )
+    model = describe_decoder()
     settings = GenerateSettings(
         model=model,
         model_file="model.onnx",
@@ -78,6 +62,27 @@ def write_counter(folder: Path) -> None:
     requirements = ("numpy>=1.26,<2", "onnxruntime", *GENERATE_REQUIREMENTS)
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
     describe(model, version / "model.onnx").write(folder)
+
+
+def describe_decoder() -> OnnxDescription:
+    """Describes a decoder of eight words whose cache is one layer's."""
+    return OnnxDescription(
+        model_type="llama",
+        task="generate",
+        weights="plain",
+        dtype="float32",
+        opset=17,
+        kv_cache=True,
+        last_token_logits=True,
+        vocab_size=len(WORDS),
+        max_position_embeddings=POSITIONS,
+        inputs=(
+            make_spec("input_ids", "int64", batch=-1, sequence=-1),
+            make_spec("attention_mask", "int64", batch=-1, total_sequence=-1),
+            *CACHE[:2],
+        ),
+        outputs=(make_spec("logits", "float32", batch=-1, last=1, vocab=len(WORDS)), *CACHE[2:]),
+    )
 
 
 def describe(model: OnnxDescription, graph: Path) -> TritonDescription:

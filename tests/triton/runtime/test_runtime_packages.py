@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from llmopt.engine import cuda_driver
 from llmopt.triton import runtime
 from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 
 ROOT = Path(runtime.__file__).parent
-MODULES = sorted(ROOT.glob("*/*.py"))
+MODULES = [*sorted(ROOT.glob("*/*.py")), Path(cuda_driver.__file__)]  # it goes with engines
 ALLOWED = {
     *sys.stdlib_module_names, "numpy", "onnxruntime", "tokenizers", "jinja2", "transformers",
     "triton_python_backend_utils",

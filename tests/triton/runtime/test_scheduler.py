@@ -240,6 +240,20 @@ def test_a_prompt_that_fails_fails_alone(bench: Bench) -> None:
     assert later.last is not None
 
 
+def test_a_prompt_that_fails_among_others_fails_alone(bench: Bench) -> None:
+    bench.decoder.fault_token = 777
+    bench.decoder.delay_s = 0.02
+    prompts = [[5], [6, 7], [8, 777], [9]]  # the last three wait while the first is run
+    asked = [bench.ask(prompt, 5) for prompt in prompts]
+    for collector, _ in asked:
+        collector.wait()
+    assert [collector.error for collector, _ in asked] == [
+        None, None, "the model failed: a planted fault", None,
+    ]  # fmt: skip
+    assert 3 in bench.decoder.rows
+    assert [len(generation.generated) for _, generation in asked] == [5, 5, 0, 5]
+
+
 def test_a_request_whose_choice_fails_fails_alone(bench: Bench) -> None:
     bench.decoder.delay_s = 0.01
     good, _ = bench.ask([5], 10)

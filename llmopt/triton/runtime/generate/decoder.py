@@ -26,7 +26,7 @@ class Decoder(Protocol):
     def forward(
         self, ids_BT: Array, mask_BL: Array, positions_BT: Array, cache: Cache
     ) -> tuple[Array, Cache]:
-        """Runs new tokens; gives the old cache back to whoever owns its memory.
+        """Runs new tokens; frees the old cache, where it raises too.
 
         Args:
             ids_BT: int64.
@@ -39,10 +39,24 @@ class Decoder(Protocol):
         """
 
     def read_cache(self, cache: Cache) -> list[Array]:
-        """Returns the tensors of a cache as arrays [B, H, L, D]."""
+        """Returns the tensors of a cache as arrays [B, H, L, D], and frees it."""
 
     def write_cache(self, arrays: Sequence[Array]) -> Cache:
         """Returns the cache that holds such arrays."""
+
+    def free_cache(self, cache: Cache) -> None:
+        """Frees a cache that nobody needs; one that is freed already stays so. Raises nothing."""
+
+
+def warm_up(decoder: Decoder, num_tokens: int) -> None:
+    """Runs a prompt of so many tokens and one token after it."""
+    ids_BT = np.ones((1, num_tokens), np.int64)
+    positions_BT = np.arange(num_tokens)[None]
+    cache = decoder.empty_cache(1)
+    _, cache = decoder.forward(ids_BT, np.ones_like(ids_BT), positions_BT, cache)
+    mask_BL = np.ones((1, num_tokens + 1), np.int64)
+    _, cache = decoder.forward(ids_BT[:, :1], mask_BL, np.array([[num_tokens]]), cache)
+    decoder.free_cache(cache)
 
 
 def select_rows(arrays: Sequence[Array], rows: Sequence[int], length: int) -> list[Array]:

@@ -35,6 +35,7 @@ class Generation:
         parameters: Of sampling; `max_tokens` no more than the context leaves.
         streams: Whether parts of the answer are sent as they come.
         eos_tokens: End the answer.
+        runs_alone: Whether its prompt failed among others and is run by itself now.
     """
 
     prompt: list[int]
@@ -47,6 +48,7 @@ class Generation:
     chooser: TokenChooser = field(init=False)
     generated: list[int] = field(init=False, default_factory=list)
     is_done: bool = field(init=False, default=False)
+    runs_alone: bool = field(init=False, default=False)
     _stream: TextStream = field(init=False)
     _text: list[str] = field(init=False, default_factory=list)
 

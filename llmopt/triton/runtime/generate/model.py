@@ -31,7 +31,7 @@ class TritonPythonModel:
             settings["chat_template"],
             settings["template_values"],
             settings["max_prompt_bytes"],
-            self._max_context - 1,
+            settings["max_prompt_tokens"],
         )
         decoder = open_decoder(here, settings, args)
         self._scheduler = Scheduler(decoder, Limits(**settings["limits"]))

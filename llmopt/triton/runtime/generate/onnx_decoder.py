@@ -100,3 +100,6 @@ class OnnxDecoder:
             )
             for array in arrays
         ]
+
+    def free_cache(self, cache: Cache) -> None:
+        """Needs nothing: onnxruntime frees what no Python object holds."""

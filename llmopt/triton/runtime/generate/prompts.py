@@ -29,7 +29,7 @@ class PromptEncoder:
         chat_template: A Jinja template as checkpoints carry it; None where the model has none.
         template_values: What templates may name besides the messages, such as `bos_token`.
         max_prompt_bytes: Most UTF-8 bytes of a prompt; longer ones are refused unread.
-        max_prompt_tokens: Most tokens, so that at least one can follow.
+        max_prompt_tokens: Most tokens that can be run at once, with room for one to follow.
 
     Raises:
         jinja2.TemplateError: The template can't be compiled.
@@ -102,8 +102,8 @@ class PromptEncoder:
             raise RequestError("the prompt has no tokens")
         if len(ids) > self._max_tokens:
             raise RequestError(
-                f"the prompt has {len(ids)} tokens; at most {self._max_tokens}, so that an answer "
-                "fits in the context"
+                f"the prompt has {len(ids)} tokens; at most {self._max_tokens}, which the model "
+                "runs at once, with room for an answer"
             )
         return ids
 

@@ -125,17 +125,27 @@ class Scheduler:
             mask_BT, logits_BV, cache = self._prefill([each.prompt for each in joining])
         except Exception as error:
             logger.exception("a prompt failed")
-            for each in joining:
-                each.fail(f"the model failed: {error}")
+            self._give_back(joining, f"the model failed: {error}")
             return
         self._advance(joining, logits_BV)
         staying = [row for row, each in enumerate(joining) if not each.is_done]
         if not staying:
+            self._decoder.free_cache(cache)
             return
         if not self._running and len(staying) == len(joining):
             self._running, self._cache, self._mask_BL = joining, cache, mask_BT
             return
         self._join([joining[row] for row in staying], staying, cache)
+
+    def _give_back(self, failed: Sequence[Generation], message: str) -> None:
+        """Fails a prompt that failed alone; of several, each goes back to be run by itself."""
+        if len(failed) == 1:
+            failed[0].fail(message)
+            return
+        for each in failed:
+            each.runs_alone = True
+        with self._changed:
+            self._waiting.extendleft(reversed(failed))
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Array, Array, Cache]:
         """Runs prompts; returns their mask, the logits of their last positions, their cache."""
@@ -152,6 +162,8 @@ class Scheduler:
         with self._changed:
             while self._waiting and len(taken) < most:
                 if len(self._running) + len(taken) >= limits.max_running:
+                    break
+                if taken and (taken[0].runs_alone or self._waiting[0].runs_alone):
                     break
                 longest = max(longest, len(self._waiting[0].prompt))
                 if taken and longest * (len(taken) + 1) > limits.max_prefill_tokens:
@@ -194,6 +206,7 @@ class Scheduler:
             return
         self._running = [self._running[row] for row in staying]
         if not staying:
+            self._decoder.free_cache(self._cache)
             self._cache, self._mask_BL = [], np.empty((0, 0), np.int64)
             return
         lengths = [each.num_cached for each in self._running]
@@ -203,6 +216,7 @@ class Scheduler:
 
     def _fail_running(self, message: str) -> None:
         failed, self._running = self._running, []
+        self._decoder.free_cache(self._cache)
         self._cache, self._mask_BL = [], np.empty((0, 0), np.int64)
         for each in failed:
             if not each.is_done:

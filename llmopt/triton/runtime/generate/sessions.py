@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .decoder import Decoder
+from .decoder import Decoder, warm_up
 
 WARM_UP_TOKENS = 4
 
 
 def open_decoder(folder: Path, settings: Mapping[str, Any], args: Mapping[str, str]) -> Decoder:
-    """Loads the decoder and runs it once, so that the first request does not wait for that.
+    """Makes the decoder; where it is to warm up, the first request does not wait for that.
+
+    An engine loads and warms up in `attach`, in the one thread that may run it.
 
     Args:
         folder: The model's version folder.
@@ -21,6 +21,8 @@ def open_decoder(folder: Path, settings: Mapping[str, Any], args: Mapping[str, s
     """
     device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
     device_id = int(args["model_instance_device_id"])
+    most = min(WARM_UP_TOKENS, settings["max_prompt_tokens"])
+    warm_up_tokens = most if settings["warm_up"] else 0
     backend, model_path = settings["decoder"], folder / settings["model_file"]
     if backend == "onnxruntime":
         from .onnx_decoder import OnnxDecoder  # noqa: PLC0415 - only what is served is needed
@@ -38,17 +40,14 @@ def open_decoder(folder: Path, settings: Mapping[str, Any], args: Mapping[str, s
 
         if device != "cuda":
             raise RuntimeError(f"a {backend} engine runs on a GPU; the instance is on {device}")
-        decoder = TensorrtDecoder(model_path, backend, settings["cache"], settings["profiles"])
-    if settings["warm_up"] and backend == "onnxruntime":
-        warm_up(decoder)
+        decoder = TensorrtDecoder(
+            model_path,
+            backend,
+            settings["cache"],
+            settings["profiles"],
+            device_id,
+            warm_up_tokens,
+        )
+    if warm_up_tokens and backend == "onnxruntime":
+        warm_up(decoder, warm_up_tokens)
     return decoder
-
-
-def warm_up(decoder: Decoder) -> None:
-    """Runs a prompt and one token after it."""
-    ids_BT = np.ones((1, WARM_UP_TOKENS), np.int64)
-    positions_BT = np.arange(WARM_UP_TOKENS)[None]
-    cache = decoder.empty_cache(1)
-    _, cache = decoder.forward(ids_BT, np.ones_like(ids_BT), positions_BT, cache)
-    mask_BL = np.ones((1, WARM_UP_TOKENS + 1), np.int64)
-    decoder.forward(ids_BT[:, :1], mask_BL, np.array([[WARM_UP_TOKENS]]), cache)
