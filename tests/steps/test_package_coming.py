@@ -104,7 +104,7 @@ def test_what_another_step_is_to_make_is_judged_before_it_is_made(
     with pytest.raises(IncompatibleError) as caught:
         validate_recipe(load(tmp_path, recipe_of(tmp_path, model, package, **steps)))
     assert message in caught.value.message
-    assert caught.value.message.startswith("step repository: ")
+    assert ": step repository: " in caught.value.message
 
 
 def test_masks_are_filled_by_an_export_of_masked_positions(tmp_path: Path) -> None:
