@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llmopt.artifacts.engine_description import EngineDescription
 from llmopt.artifacts.files import write_text_atomically
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import OptimizationProfile
@@ -38,6 +39,17 @@ class EngineFacts(_Frozen):
     compute_capabilities: tuple[str, ...]
     profiles: tuple[OptimizationProfile, ...]
     sha256: str
+
+    @classmethod
+    def of(cls, engine: EngineDescription) -> "EngineFacts":
+        """Returns what is kept of an engine that describes itself."""
+        return cls(
+            backend=engine.backend,
+            tensorrt_version=engine.tensorrt_version,
+            compute_capabilities=engine.compute_capabilities,
+            profiles=engine.profiles,
+            sha256=engine.engine_sha256,
+        )
 
 
 class TritonDescription(_Frozen):

@@ -60,9 +60,7 @@ def verify(
         start = " " if len(seen.faults) == 1 else "\n  "
         raise InputError(
             f"{folder} is not sound:{start}" + "\n  ".join(seen.faults),
-            remedy=None
-            if seen.faults_name_fixes
-            else "copy it from its source again, or make it anew",
+            remedy=None if seen.faults_name_fixes else ANEW,
         )
     if seen.other_model:
         raise InputError(

@@ -1,15 +1,20 @@
 """`bench.triton`: what clients of a repository see, measured at the real server on this machine."""
 
-import importlib.util
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from llmopt.artifacts.manifest import ArtifactKind
-from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME, read_triton_description
-from llmopt.errors import CapabilityError, IncompatibleError
+from llmopt.artifacts.triton_description import (
+    TRITON_DESCRIPTION_NAME,
+    RepositoryShape,
+    read_triton_description,
+)
+from llmopt.errors import IncompatibleError
 from llmopt.serving.target import Target
 from llmopt.steps.base import InputRef, Outcome, RunContext, StepBase, StepInputs
+from llmopt.triton.client_package import require_tritonclient
+from llmopt.triton.trial_rules import check_trial
 
 MAX_CLIENTS = 256
 
@@ -62,13 +67,18 @@ class BenchTriton(StepBase):
         """Refuses what the server of this machine could not be asked.
 
         Raises:
-            IncompatibleError: Delays are to be tried on what batches by itself.
+            IncompatibleError: That server does not run such a repository, or delays are to be tried
+                on what batches by itself.
         """
         del target
         given = inputs["repository"]
-        shape: str | None = getattr(given.maker, "shape", None)
+        shape: RepositoryShape | None = getattr(given.maker, "shape", None)
+        model = given.maker_inputs.get("model")
+        has_engine = model is not None and model.kind == "tensorrt_engine"
         if (given.path / TRITON_DESCRIPTION_NAME).exists():
-            shape = read_triton_description(given.path).shape
+            description = read_triton_description(given.path)
+            shape, has_engine = description.shape, description.engine is not None
+        check_trial("bench.triton", given.name, shape, has_engine=has_engine)
         if self.delays_ms and shape not in (None, "ensemble"):
             raise IncompatibleError(
                 f"delays_ms is for ensembles; {given.name} has shape {shape}, which batches its "
@@ -86,11 +96,7 @@ class BenchTriton(StepBase):
         Raises:
             CapabilityError: tritonclient, or the server, is not here.
         """
-        if importlib.util.find_spec("tritonclient") is None:
-            raise CapabilityError(
-                "bench.triton asks the server with tritonclient, which is not installed",
-                remedy="pip install 'llmopt[triton]'",
-            )
+        require_tritonclient("bench.triton asks the server")
         self.preflight(inputs, None)
         from llmopt.steps.bench_triton_run import run_triton_bench  # noqa: PLC0415 - protobuf
 

@@ -26,6 +26,7 @@ from llmopt.triton.ensemble_rules import (
     choose_buckets,
 )
 from llmopt.triton.generate_model import GenerateSettings, check_generates
+from llmopt.triton.trial_rules import check_trial
 
 if TYPE_CHECKING:
     from llmopt.steps.package_triton import PackageTriton
@@ -82,6 +83,9 @@ def check_inputs(step: "PackageTriton", inputs: StepInputs, target: Target | Non
             f"{model.name} is an engine, which holds no tokenizer",
             remedy="name the checkpoint that it was made from with tokenizer",
         )
+    if step.smoke:
+        has_engine = model.kind == "tensorrt_engine"
+        check_trial("smoke: true", model.name, step.shape, has_engine=has_engine)
     if step.shape == "generate" and "tokenizer" in inputs:
         check_tokenizer(inputs["tokenizer"])
     if not model.path.exists():

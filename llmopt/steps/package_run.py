@@ -257,15 +257,7 @@ def _describe(
         device=device,
         max_batch_size=0 if step.shape == "vllm" else step.max_batch_size,
         model=None if served is None else served.description,
-        engine=None
-        if engine is None
-        else EngineFacts(
-            backend=engine.backend,
-            tensorrt_version=engine.tensorrt_version,
-            compute_capabilities=engine.compute_capabilities,
-            profiles=engine.profiles,
-            sha256=engine.engine_sha256,
-        ),
+        engine=None if engine is None else EngineFacts.of(engine),
         model_sha256=model_sha256,
         prompt=PROMPT,
     )

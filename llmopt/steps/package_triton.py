@@ -1,6 +1,5 @@
 """`package.triton`: a model repository for NVIDIA's Triton Inference Server."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,10 +10,10 @@ from llmopt.artifacts.digest import digest_value
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.triton_description import RepositoryShape
 from llmopt.engine import cuda_driver
-from llmopt.errors import CapabilityError
 from llmopt.serving.target import Target
 from llmopt.steps.base import Estimate, InputRef, Outcome, RunContext, StepBase, StepInputs
 from llmopt.steps.package_checks import check_inputs
+from llmopt.triton.client_package import require_tritonclient
 from llmopt.triton.releases import TritonRelease, find_release
 from llmopt.triton.runtime_files import digest_runtime
 
@@ -58,7 +57,9 @@ class RateLimiter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    resources: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    resources: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], Annotated[int, Field(ge=1)]
+    ] = Field(
         default_factory=dict, description="Name → how many; the server's --rate-limit-resource."
     )
     priority: int = Field(0, ge=0, description="1 is served first; 0 leaves the server's own.")
@@ -158,7 +159,7 @@ class PackageTriton(StepBase):
     environment_path: str | None = Field(
         None,
         description="Where the server finds the Python environment of requirements.txt, a folder "
-        "or a packed one (default: its own Python).",
+        "or a packed one, by its whole path (default: its own Python).",
     )
     server_path: str = Field(
         "/models",
@@ -185,6 +186,16 @@ class PackageTriton(StepBase):
                 "digit first"
             )
         return name
+
+    @field_validator("environment_path")
+    @classmethod
+    def _check_environment(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith("/"):
+            raise ValueError(
+                f"{path!r} is no whole path: the server's working folder is unknown, and what lies "
+                "in the repository comes from pack_environment"
+            )
+        return path
 
     @field_validator("triton_release", mode="before")
     @classmethod
@@ -289,11 +300,7 @@ class PackageTriton(StepBase):
         Raises:
             CapabilityError: tritonclient, which holds Triton's protobufs, is not installed.
         """
-        if importlib.util.find_spec("tritonclient") is None:
-            raise CapabilityError(
-                "package.triton writes config.pbtxt with tritonclient, which is not installed",
-                remedy="pip install 'llmopt[triton]'",
-            )
+        require_tritonclient("package.triton writes config.pbtxt")
         self.preflight(inputs, None)
         from llmopt.steps.package_run import run_package  # noqa: PLC0415 - protobuf
 

@@ -259,7 +259,7 @@ class _EnsembleWriter:
             buckets=plan.grid,
             max_queue_delay_us=plan.max_queue_delay_us if plan.max_batch_size > 1 else None,
             model=plan.model,
-            engine=None if engine is None else _describe_engine(engine),
+            engine=None if engine is None else EngineFacts.of(engine),
             model_sha256=digest_file(plan.source / MODEL_NAME)
             if engine is None
             else engine.onnx_sha256,
@@ -350,17 +350,6 @@ def _add_batching_and_warm_up(config: ModelConfig, plan: EnsemblePlan) -> None:
             given = warm_up.inputs[tensor.name]
             given.data_type, given.zero_data = tensor.data_type, True
             given.dims.extend(bucket if size == DYNAMIC else size for size in tensor.dims)
-
-
-def _describe_engine(engine: EngineDescription) -> EngineFacts:
-    assert engine.backend == "tensorrt", "check_ensemble_backend"
-    return EngineFacts(
-        backend=engine.backend,
-        tensorrt_version=engine.tensorrt_version,
-        compute_capabilities=engine.compute_capabilities,
-        profiles=engine.profiles,
-        sha256=engine.engine_sha256,
-    )
 
 
 def _copy_modules(modules: Mapping[str, str], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer's part of an ensemble: its files, what it needs installed, its numbers."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,21 @@ class EnsembleTokenizer:
         """Loads a checkpoint's tokenizer.
 
         Raises:
+            IncompatibleError: It is code of its own, which an ensemble does not bring.
             InputError: It can't be loaded.
         """
-        return cls(folder, load_tokenizer(folder))
+        try:
+            return cls(folder, load_tokenizer(folder))
+        except InputError:
+            code = _find_own_code(folder)
+            if code is None:
+                raise
+            raise IncompatibleError(
+                f"the tokenizer of {folder} is code of its own ({code}, as its auto_map says), "
+                "which an ensemble does not bring to the server",
+                remedy="use a tokenizer with a tokenizer.json: name a checkpoint that has one with "
+                "tokenizer",
+            ) from None
 
     @property
     def is_file(self) -> bool:
@@ -69,7 +82,11 @@ class EnsembleTokenizer:
         return int(self.tokenizer.convert_tokens_to_ids(self.mask_token))
 
     def write(self, folder: Path) -> str:
-        """Writes the tokenizer into a folder; returns the name of its file or folder there."""
+        """Writes the tokenizer into a folder; returns the name of its file or folder there.
+
+        Raises:
+            IncompatibleError: What was written can't be loaded again: it needs further files.
+        """
         if self.is_file:
             self.tokenizer.backend_tokenizer.save(str(folder / FILE_NAME))
             return FILE_NAME
@@ -77,7 +94,22 @@ class EnsembleTokenizer:
         target.mkdir()
         for path in (*list_sidecars(self.folder), self.folder / "config.json"):
             shutil.copyfile(path, target / path.name)
+        self._check_copy(target)
         return FOLDER_NAME
+
+    def _check_copy(self, copy: Path) -> None:
+        """Loads the copied files once, so that one that lacks is missed here, not by the server."""
+        try:
+            load_tokenizer(copy)
+        except InputError as error:
+            copied = ", ".join(sorted(path.name for path in copy.iterdir()))
+            said = error.message.replace(str(copy), "the copy")
+            raise IncompatibleError(
+                f"the tokenizer of {self.folder} needs other files than an ensemble takes along "
+                f"({copied}): {said}",
+                remedy="use a tokenizer with a tokenizer.json: name a checkpoint that has one with "
+                "tokenizer",
+            ) from None
 
     def list_texts(self, vocab_size: int) -> list[str]:
         """Returns each token's own text; empty for numbers that the tokenizer does not know."""
@@ -117,3 +149,18 @@ class EnsembleTokenizer:
                 remedy="use a tokenizer with one of them, or one with a tokenizer.json",
             )
         return ("fugashi", dictionary)
+
+
+def _find_own_code(folder: Path) -> str | None:
+    """Names the class that a checkpoint brings for its tokenizer; None where it brings none."""
+    for name in ("tokenizer_config.json", "config.json"):
+        try:
+            config = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        auto_map = config.get("auto_map") if isinstance(config, dict) else None
+        named = auto_map.get("AutoTokenizer") if isinstance(auto_map, dict) else None
+        code = next((str(n) for n in (named if isinstance(named, list) else [named]) if n), None)
+        if code is not None:
+            return code
+    return None

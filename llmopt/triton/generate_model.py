@@ -220,15 +220,41 @@ def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]
 
 
 def read_eos_tokens(checkpoint: Path) -> list[int]:
-    """Returns the tokens that end an answer: those of generation_config.json, else config.json."""
+    """Returns the tokens that end an answer: those of generation_config.json, else config.json.
+
+    Raises:
+        InputError: One of them is damaged.
+    """
     path = checkpoint / "generation_config.json"
-    raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    tokens = raw.get("eos_token_id")
+    tokens = _read_object(path).get("eos_token_id")
     if tokens is None:
+        path = checkpoint / "config.json"
         tokens = read_raw_config(checkpoint).get("eos_token_id")
     if tokens is None:
         return []
-    return [int(token) for token in (tokens if isinstance(tokens, list) else [tokens])]
+    listed = tokens if isinstance(tokens, list) else [tokens]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in listed):
+        raise InputError(
+            f"{path} has eos_token_id {tokens!r}; a token's number or a list of them is allowed",
+            remedy="copy it from the model's source again",
+        )
+    return listed
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Reads a file of JSON that need not be there; without it, an empty object."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no JSON: {error}", remedy="copy it from the model's source again"
+        ) from None
+    if not isinstance(raw, dict):
+        raise InputError(
+            f"{path} holds {type(raw).__name__}, not a JSON object",
+            remedy="copy it from the model's source again",
+        )
+    return raw
 
 
 def read_chat_template(checkpoint: Path) -> tuple[str | None, dict[str, str]]:
@@ -237,11 +263,7 @@ def read_chat_template(checkpoint: Path) -> tuple[str | None, dict[str, str]]:
     Raises:
         InputError: The tokenizer's config is damaged.
     """
-    path = checkpoint / "tokenizer_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from None
+    config = _read_object(checkpoint / "tokenizer_config.json")
     beside = checkpoint / "chat_template.jinja"
     template = config.get("chat_template")
     if beside.exists():

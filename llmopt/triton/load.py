@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -91,13 +91,21 @@ def put_load(
         texts: Asked one after another, from the first again after the last.
         clients: At once.
         seconds: After which none sends a further request.
+
+    Raises:
+        Exception: What the first client that could not connect raised.
     """
     numbers, barrier = count(), threading.Barrier(clients)
 
     def work() -> tuple[float, list[Timing], list[str], float]:
         timings: list[Timing] = []
         failures: list[str] = []
-        with open_asker() as ask:
+        with ExitStack() as stack:
+            try:
+                ask = stack.enter_context(open_asker())
+            except BaseException:
+                barrier.abort()  # else the others wait for this client for ever
+                raise
             barrier.wait()
             began = time.monotonic()
             while time.monotonic() < began + seconds:
@@ -108,7 +116,11 @@ def put_load(
             return began, timings, failures, time.monotonic()
 
     with ThreadPoolExecutor(clients) as pool:
-        done = [each.result() for each in [pool.submit(work) for _ in range(clients)]]
+        asked = [pool.submit(work) for _ in range(clients)]
+    for error in (each.exception() for each in asked):
+        if error is not None and not isinstance(error, threading.BrokenBarrierError):
+            raise error
+    done = [each.result() for each in asked]
     return LoadResult(
         clients,
         max(each[3] for each in done) - min(each[0] for each in done),

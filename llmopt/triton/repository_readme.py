@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TritonDescription
+from llmopt.triton.model_config import read_config
 from llmopt.triton.releases import TritonRelease
+from llmopt.triton.server_arguments import list_server_arguments
 
 README_NAME = "README.md"
 TEMPLATE = """\
@@ -45,12 +47,15 @@ def write_readme(
     """Writes README.md.
 
     Args:
-        repository: Where it goes.
+        repository: Where it goes; its models' configs lie there.
         description: What is served.
         release: Whose container serves it.
         mount: Where the repository is mounted on the server.
         lacks_packages: Whether the container's Python needs what requirements.txt names.
     """
+    arguments = list_server_arguments(
+        read_config(repository / model.name) for model in description.models
+    )
     is_single_pass = description.shape == "ensemble"
     text = TEMPLATE.format(
         name=description.model_name,
@@ -62,15 +67,15 @@ def write_readme(
         gpus="--gpus all " if description.device == "cuda" else "",
         mount=mount,
         image=release.vllm_image if description.shape == "vllm" else release.image,
-        start=_write_start(mount, lacks_packages=lacks_packages),
+        start=_write_start(mount, arguments, lacks_packages=lacks_packages),
         method="infer" if is_single_pass else "generate",
         body=shlex.quote(json.dumps(_make_request(description), ensure_ascii=False)),
     )
     (repository / README_NAME).write_text(text, encoding="utf-8")
 
 
-def _write_start(mount: str, *, lacks_packages: bool) -> str:
-    start = f"tritonserver --model-repository={mount}"
+def _write_start(mount: str, arguments: tuple[str, ...], *, lacks_packages: bool) -> str:
+    start = " ".join((f"tritonserver --model-repository={mount}", *arguments))
     if not lacks_packages:
         return start
     return f'bash -c "pip install -q -r {mount}/{REQUIREMENTS_NAME} && {start}"'

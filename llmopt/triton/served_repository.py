@@ -18,9 +18,9 @@ from llmopt.triton.cpu_configs import make_cpu_config
 from llmopt.triton.model_config import read_config
 from llmopt.triton.model_environment import make_environment, read_requirements
 from llmopt.triton.server import ServerOptions, TritonServer
+from llmopt.triton.server_arguments import list_server_arguments
 
 PYTHON_BACKENDS = ("python", "ensemble")  # what the pinned server runs
-CACHE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,9 @@ def serve_repository(
     server_options = ServerOptions(
         explicit=True,
         backends={name: find_backend(name) for name in stand_ins},
-        arguments=_cache_arguments(folder, description),
+        arguments=list_server_arguments(
+            read_config(folder / model.name) for model in description.models
+        ),
     )
     with TritonServer(folder, environment, options.log_path, server_options) as server:
         began = time.monotonic()
@@ -159,13 +161,6 @@ def _list_requirements(
         own = tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in own)
     needed = (line for name in stand_ins for line in STAND_IN_REQUIREMENTS[name])
     return (*own, *needed)
-
-
-def _cache_arguments(folder: Path, description: TritonDescription) -> tuple[str, ...]:
-    configs = [read_config(folder / model.name) for model in description.models]
-    if any(config.response_cache.enable for config in configs):
-        return (f"--cache-config=local,size={CACHE_BYTES}",)
-    return ()
 
 
 def _to_json(config: Any) -> dict[str, Any]:

@@ -4,12 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -21,15 +20,17 @@ import psutil
 from llmopt.errors import InputError
 from llmopt.triton import server_process
 from llmopt.triton.model_environment import ModelEnvironment
-from llmopt.triton.server_distribution import ServerDistribution, require_server
-from llmopt.triton.server_log import read_server_errors
-from llmopt.triton.shared_memory import remove_dead_regions
+from llmopt.triton.server_distribution import require_server
+from llmopt.triton.server_log import read_last_lines, read_server_errors
+from llmopt.triton.server_paths import ServerPaths, link_paths
+from llmopt.triton.shared_memory import make_region_prefix, remove_regions
 
 HOST = "127.0.0.1"
 EXIT_TIMEOUT_S = 5  # what the server gives requests under way
 GRACE_S = 5.0  # more than that, and it is killed
 NEVER_READY_GRACE_S = 1.0  # a server that hangs while it loads hears no SIGTERM
 POLL_S = 0.05
+LAST_LINES = 5  # of a log without an error line
 HIDDEN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
@@ -84,23 +85,29 @@ class TritonServer:
         self._environment = environment
         self._options = options or ServerOptions()
         self._distribution = require_server()
+        self._backends = {
+            "python": self._distribution.backends / "python",
+            **self._options.backends,
+        }
+        self._region_prefix = make_region_prefix()
         self._process: subprocess.Popen[bytes] | None = None
+        self._paths: ServerPaths | None = None
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
-        backends = self._resources.enter_context(
-            _gather_backends(self._distribution, self._options.backends)
+        self._paths = self._resources.enter_context(
+            link_paths(self.repository, self._environment.folder, self._backends)
         )
         try:
-            self._start(backends)
+            self._start(self._paths)
             if self._wait_until_ready():
                 return self
             is_late = self.is_running
             self.stop(NEVER_READY_GRACE_S)
             raise self._explain_refusal(is_late=is_late)
         except BaseException:
-            self.stop(NEVER_READY_GRACE_S)
-            self._resources.close()
+            with self._resources:
+                self.stop(NEVER_READY_GRACE_S)
             raise
 
     def __exit__(
@@ -109,8 +116,8 @@ class TritonServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-        self._resources.close()
+        with self._resources:
+            self.stop()
 
     @property
     def pid(self) -> int:
@@ -125,10 +132,14 @@ class TritonServer:
 
     def read_errors(self) -> list[str]:
         """Returns the errors in the server's log so far."""
-        return read_server_errors(self.log_path)
+        errors = read_server_errors(self.log_path)
+        if self._paths is None:
+            return errors
+        link, own = str(self._paths.repository), str(self.repository.absolute())
+        return [error.replace(link, own) for error in errors]
 
     def stop(self, grace_s: float = EXIT_TIMEOUT_S + GRACE_S) -> None:
-        """Ends the server and its stubs, and removes the shared memory of dead processes.
+        """Ends the server and its stubs, and removes their shared memory.
 
         Args:
             grace_s: Seconds between SIGTERM and SIGKILL.
@@ -141,10 +152,10 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        _end_session(self._process.pid)
-        remove_dead_regions()
+        end_processes(_list_session(self._process.pid))
+        remove_regions(self._region_prefix)
 
-    def _start(self, backends: Path) -> None:
+    def _start(self, paths: ServerPaths) -> None:
         ports = _find_free_ports(3)
         self.http_address, self.grpc_address, self.metrics_address = (
             f"{HOST}:{port}" for port in ports
@@ -153,13 +164,13 @@ class TritonServer:
         variables = {
             **inherited,
             "PYTHONNOUSERSITE": "1",
-            **self._environment.variables(),
+            **ModelEnvironment(paths.environment).variables(),
             **self._options.variables,
         }
         launcher = [sys.executable, "-I", server_process.__file__, str(os.getpid())]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [*launcher, *self._write_command(ports, backends)],
+                [*launcher, *self._write_command(ports, paths)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -167,13 +178,13 @@ class TritonServer:
                 start_new_session=True,
             )
 
-    def _write_command(self, ports: list[int], backends: Path) -> list[str]:
+    def _write_command(self, ports: list[int], paths: ServerPaths) -> list[str]:
         options = self._options
         services = zip(("http", "grpc", "metrics"), ports, strict=True)
         command = [
             str(self._distribution.executable),
-            f"--model-repository={self.repository.absolute()}",
-            f"--backend-directory={backends}",
+            f"--model-repository={paths.repository}",
+            f"--backend-directory={paths.backends}",
             f"--cache-directory={self._distribution.caches}",
             *(f"--{name}-{key}" for name, port in services
               for key in (f"address={HOST}", f"port={port}")),
@@ -182,6 +193,8 @@ class TritonServer:
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             "--backend-config=python,stub-timeout-seconds=120",
             "--backend-config=python,shm-default-byte-size=4194304",
+            *(f"--backend-config={name},shm-region-prefix-name={self._region_prefix}"
+              for name in self._backends),
         ]  # fmt: skip
         if options.strict:
             command.append("--disable-auto-complete-config")
@@ -214,28 +227,18 @@ class TritonServer:
 
     def _explain_refusal(self, *, is_late: bool) -> InputError:
         assert self._process is not None
-        log = f"its log: {self.log_path}"
+        # The log itself goes with the workspace, so that what it says has to stand here.
         text = "; ".join(self.read_errors())
+        last = " | ".join(read_last_lines(self.log_path, LAST_LINES)) or "nothing"
         if is_late:
             return InputError(
                 f"tritonserver was not ready within {self._options.ready_timeout_s:g} s over "
-                f"{self.repository}: {text or 'it reported no error'}",
-                remedy=f"it waits for ever where a version folder has no model.py; {log}",
+                f"{self.repository}: {text or f'it reported no error; its log ends with: {last}'}",
+                remedy="it waits for ever where a version folder has no model.py",
             )
-        text = text or f"it ended with status {self._process.returncode} without an error line"
-        return InputError(f"tritonserver refused {self.repository}: {text}", remedy=log)
-
-
-@contextmanager
-def _gather_backends(server: ServerDistribution, more: Mapping[str, Path]) -> Iterator[Path]:
-    """Yields a folder of all backends; links, so that the distribution stays as it is."""
-    if not more:
-        yield server.backends
-        return
-    with tempfile.TemporaryDirectory(prefix="llmopt-backends-") as folder:
-        for name, place in {"python": server.backends / "python", **more}.items():
-            (Path(folder) / name).symlink_to(place.absolute())
-        yield Path(folder)
+        status = self._process.returncode
+        text = text or f"it ended with status {status}; its log ends with: {last}"
+        return InputError(f"tritonserver refused {self.repository}: {text}")
 
 
 def _find_free_ports(count: int) -> list[int]:
@@ -246,12 +249,18 @@ def _find_free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _end_session(session: int) -> None:
-    """Kills what is left of a server's session: stubs that outlived it."""
-    left = [process for process in psutil.process_iter() if _is_in_session(process.pid, session)]
+def end_processes(processes: Iterable[psutil.Process]) -> None:
+    """Kills processes, of which some may have ended by themselves meanwhile, and waits for them."""
+    left = list(processes)
     for process in left:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=GRACE_S)
+
+
+def _list_session(session: int) -> list[psutil.Process]:
+    """Lists what is left of a server's session: stubs that outlived it."""
+    return [process for process in psutil.process_iter() if _is_in_session(process.pid, session)]
 
 
 def _is_in_session(pid: int, session: int) -> bool:

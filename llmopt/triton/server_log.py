@@ -18,6 +18,12 @@ def read_server_errors(log_path: Path) -> list[str]:
     return list(dict.fromkeys(text for text in found if text is not None))
 
 
+def read_last_lines(log_path: Path, count: int) -> list[str]:
+    """Returns the last lines of a log that are not empty."""
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()][-count:]
+
+
 def _read_error(line: str) -> str | None:
     match = _ERROR_LINE.match(line)
     if match is None:

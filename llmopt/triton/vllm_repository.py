@@ -6,6 +6,7 @@ knows fewer and never asks for the rest, which are optional.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,14 +71,17 @@ def write_vllm(
 
 
 def copy_checkpoint(checkpoint: Path, target: Path) -> None:
-    """Puts a checkpoint's weights, config, tokenizer and code into a new folder."""
+    """Puts a checkpoint's weights, config, tokenizer and code into a new folder.
+
+    Weights alone are linked: who edits a small file of a checkpoint edits it in place.
+    """
     target.mkdir()
     names = (checkpoint / name for name in ("config.json", INDEX_NAME))
     beside = [path for path in names if path.exists()]
-    for path in (*list_weight_files(checkpoint), *beside, *list_sidecars(checkpoint)):
+    for path in list_weight_files(checkpoint):
         place_file(path, target / path.name)
-    for path in checkpoint.glob("*.py"):
-        place_file(path, target / path.name)
+    for path in (*beside, *list_sidecars(checkpoint), *checkpoint.glob("*.py")):
+        shutil.copyfile(path, target / path.name)
 
 
 def require_bitsandbytes(vllm_version: str) -> str:

@@ -1,16 +1,28 @@
 """`bench.triton`: what is asked, what is refused, which delay is chosen; the real server."""
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from llmopt.artifacts.triton_description import RepositoryModel, TritonDescription
+from llmopt.artifacts.triton_description import (
+    EngineFacts,
+    ModelRole,
+    RepositoryModel,
+    RepositoryShape,
+    TritonDescription,
+)
 from llmopt.errors import IncompatibleError, RequestFailed
 from llmopt.steps.base import ResolvedInput
 from llmopt.steps.bench_triton import BenchTriton
-from llmopt.steps.bench_triton_run import Levels, choose_delay, write_table
-from llmopt.triton.load import LoadResult, Timing
+from llmopt.steps.bench_triton_run import Levels, choose_delay, choose_headline, write_table
+from llmopt.triton.load import Asker, LoadResult, Timing, put_load
+from tests.steps.packages import make_step
 
 
 def levels(rate: float, p99: float) -> Levels:
@@ -26,6 +38,17 @@ def test_the_fastest_delay_within_the_budget_is_chosen() -> None:
     assert choose_delay(found, 40) == 2.0
     assert choose_delay(found, 25) == 0.0
     assert choose_delay(found, 5) is None
+    assert choose_headline(found, 2.0, 40) == (2.0, [])
+    assert choose_headline({None: levels(100, 20)}, None, 5) == (None, [])
+
+
+def test_where_no_delay_keeps_the_budget_the_quickest_s_figures_are_said_to_be_late() -> None:
+    found = {0.0: levels(100, 60), 2.0: levels(180, 30), 5.0: levels(200, 70)}
+    assert choose_headline(found, choose_delay(found, 5), 5) == (
+        2.0,
+        ["no delay keeps latency_budget_ms 5; the figures are those of 2 ms, whose p99 is the "
+         "lowest, 30 ms"],
+    )  # fmt: skip
 
 
 def test_figures_are_of_what_was_answered() -> None:
@@ -57,6 +80,61 @@ def test_delays_are_for_ensembles(tmp_path: Path) -> None:
     given = ResolvedInput("r", "triton_repository", "0", tmp_path)
     with pytest.raises(IncompatibleError, match="delays_ms is for ensembles; r has shape generate"):
         step.preflight({"repository": given}, None)
+
+
+FACTS = EngineFacts(
+    backend="tensorrt_rtx", tensorrt_version="1.7", compute_capabilities=("8.9",), profiles=(),
+    sha256="0" * 64,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "facts", "message"),
+    [
+        ("vllm", None, "has no vllm backend; r serves a checkpoint with vLLM"),
+        ("generate", FACTS, "computes on the CPU; r serves a TensorRT engine"),
+    ],
+)
+def test_what_that_server_does_not_run_is_refused_before_it_is_fetched(
+    shape: RepositoryShape, facts: EngineFacts | None, message: str, tmp_path: Path
+) -> None:
+    role: ModelRole = "vllm" if shape == "vllm" else "generate"
+    model = RepositoryModel(name="m", role=role, backend="vllm" if shape == "vllm" else "python")
+    TritonDescription(
+        shape=shape, task="generate", model_name="m", triton_release="24.10", device="cuda",
+        models=(model,), engine=facts, max_batch_size=8, prompt="綿",
+    ).write(tmp_path)  # fmt: skip
+    given = ResolvedInput("r", "triton_repository", "0", tmp_path)
+    with pytest.raises(IncompatibleError, match=message):
+        BenchTriton(uses="bench.triton", repository="r").preflight({"repository": given}, None)
+
+
+def test_a_coming_repository_of_an_engine_is_refused(tmp_path: Path) -> None:
+    engine = ResolvedInput("served", "tensorrt_engine", "", tmp_path / "engine")
+    given = ResolvedInput(
+        "r", "triton_repository", "", tmp_path / "coming", maker=make_step(),
+        maker_inputs={"model": engine},
+    )  # fmt: skip
+    step = BenchTriton(uses="bench.triton", repository="r")
+    with pytest.raises(IncompatibleError, match="r serves a TensorRT engine"):
+        step.preflight({"repository": given}, None)
+    onnx = replace(engine, kind="onnx_model")
+    step.preflight({"repository": replace(given, maker_inputs={"model": onnx})}, None)
+
+
+def test_a_client_that_can_not_connect_fails_the_load_instead_of_hanging_it() -> None:
+    numbers = count()
+
+    @contextmanager
+    def open_asker() -> Iterator[Asker]:
+        if next(numbers) == 2:
+            raise RequestFailed("no connection", status=None)
+        yield lambda _: Timing(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(put_load, open_asker, ("綿",), 4, 0.05)
+        with pytest.raises(RequestFailed, match="no connection"):
+            load.result(timeout=20)
 
 
 def test_clients_rise() -> None:

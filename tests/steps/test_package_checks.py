@@ -138,6 +138,16 @@ def test_engines_in_reach_of_the_release_are_taken(model: Path, tmp_path: Path) 
         make_step().preflight(given("tensorrt_engine", generating), None)
 
 
+@pytest.mark.parametrize("shape", ["generate", "ensemble"])
+def test_an_engine_is_not_tried_where_there_is_no_gpu_for_it(
+    model: Path, tmp_path: Path, shape: str
+) -> None:
+    fields = ENSEMBLE if shape == "ensemble" else {}
+    coming = given("tensorrt_engine", tmp_path / "coming", model)
+    with pytest.raises(IncompatibleError, match="computes on the CPU; served serves a TensorRT"):
+        make_step(**{"smoke": True, **fields}).preflight(coming, None)
+
+
 def test_each_shape_serves_its_own_kinds(model: Path, tmp_path: Path) -> None:
     exported = describe_export(tmp_path / "onnx")
     with pytest.raises(IncompatibleError, match="shape vllm serves a checkpoint or a"):

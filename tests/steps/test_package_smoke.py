@@ -3,21 +3,27 @@
 Each shape is tried through the step, so that what is held against the server comes from the export.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from llmopt.artifacts.onnx_description import read_onnx_description
 from llmopt.artifacts.progress import SilentProgress
+from llmopt.artifacts.triton_description import RepositoryModel
 from llmopt.errors import IncompatibleError
 from llmopt.steps.base import Outcome, ResolvedInput, RunContext
+from llmopt.steps.package_smoke import expect_text
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.server_distribution import ServerDistribution
 from tests.export.encoders import export_bert, make_bert
 from tests.export.exports import export
 from tests.models import TINY_MODEL
 from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
+from tests.triton.repositories import describe_repository
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Try = Callable[..., Outcome]
@@ -59,6 +65,31 @@ def test_generated_text_is_held_against_the_export(try_step: Try, decoder: Path)
     assert outcome.metrics["answered_by_release"] == "24.10"
     assert "is that of the model run directly" in str(outcome.metrics["answer_checked"])
     assert {"load_s", "answer_s", "first_response_s"} <= outcome.timings.keys()
+
+
+def test_the_export_is_asked_with_the_whole_prompt(decoder: Path, tmp_path: Path) -> None:
+    cutting = tmp_path / "cutting"
+    cutting.mkdir()
+    shutil.copyfile(TINY_MODEL / "config.json", cutting / "config.json")
+    tokenizer = Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(cutting / "tokenizer.json"))
+    models = (RepositoryModel(name="m", role="generate", backend="python"),)
+    onnx = read_onnx_description(decoder)
+    description = describe_repository("generate", models, task="generate", model=onnx)
+    texts = {
+        expect_text(
+            description,
+            {
+                "model": ResolvedInput("m", "onnx_model", "", decoder),
+                "tokenizer": ResolvedInput("base", "checkpoint", "", folder),
+            },
+            threads=1,
+        ).text
+        for folder in (TINY_MODEL, cutting)
+    }
+    assert len(texts) == 1, "the server's tokenizer neither cuts nor pads"
 
 
 @pytest.mark.parametrize("task", ["embed", "fill_mask"])

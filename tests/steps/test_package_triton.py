@@ -109,15 +109,34 @@ def test_a_generating_engine_brings_its_tensorrt_and_driver(model: Path, tmp_pat
     assert description.device == "cuda"
 
 
-@pytest.mark.parametrize("path", ["environment", "$$TRITON_MODEL_DIRECTORY/environment.tar.gz"])
-def test_an_environment_that_the_server_would_not_find_is_refused(
-    model: Path, exported: Path, tmp_path: Path, path: str
+def test_parameters_that_the_server_would_not_take_are_refused(
+    model: Path, exported: Path, tmp_path: Path
 ) -> None:
-    step = make_step(environment_path=path)
+    step = make_step(parameters={"EXECUTION_ENV_PATH": "environment"})
     with pytest.raises(
         IncompatibleError, match=r"config\.pbtxt: parameters\.EXECUTION_ENV_PATH is"
     ):
         run(step, given("onnx_model", exported, model), tmp_path / "repo")
+
+
+def test_versions_that_are_yet_to_come_may_be_named(
+    model: Path, exported: Path, tmp_path: Path
+) -> None:
+    step = make_step(version=3, version_policy=[1, 3])
+    run(step, given("onnx_model", exported, model), tmp_path / "repo")
+    policy = read_config(tmp_path / "repo" / "apparel").version_policy
+    assert list(policy.specific.versions) == [1, 3]
+
+
+def test_the_readme_starts_a_server_with_the_resources_that_the_model_takes(
+    model: Path, exported: Path, tmp_path: Path
+) -> None:
+    step = make_step(rate_limiter={"resources": {"slots": 2}}, response_cache=False)
+    run(step, given("onnx_model", exported, model), tmp_path / "repo")
+    readme = (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
+    assert "--model-repository=/models --rate-limit=execution_count" in readme
+    assert " --rate-limit-resource=slots:2" in readme
+    assert "--cache-config" not in readme
 
 
 def test_a_vllm_repository_holds_the_checkpoint_and_the_engine_s_arguments(
@@ -131,9 +150,9 @@ def test_a_vllm_repository_holds_the_checkpoint_and_the_engine_s_arguments(
     placed = {path.name for path in (version_folder / "checkpoint").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= placed
     assert "manifest.json" not in placed
-    assert (version_folder / "checkpoint" / "model.safetensors").samefile(
-        gptq / "model.safetensors"
-    )
+    for path in (version_folder / "checkpoint").iterdir():
+        is_linked = path.samefile(gptq / path.name)
+        assert is_linked == (path.suffix == ".safetensors"), "small files are the user's to edit"
     config = read_config(tmp_path / "repo" / "apparel")
     assert (config.backend, config.max_batch_size) == ("vllm", 0)
     assert config.model_transaction_policy.decoupled
@@ -182,7 +201,9 @@ def test_an_ensemble_has_its_four_models_and_the_step_s_settings(tmp_path: Path)
     assert engine.instance_group[0].count == 2
     assert engine.response_cache.enable
     assert engine.parameters["intra_op_thread_count"].string_value == "2"
-    assert "text_input" in (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
+    readme = (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
+    assert "text_input" in readme
+    assert "--model-repository=/models --cache-config=local,size=" in readme
 
 
 @pytest.mark.parametrize("release", ["24.10", "26.08"])
@@ -225,6 +246,9 @@ def test_nf4_names_what_vllm_needs_beside_itself(tmp_path: Path, release: str) -
         ({"device": "cpu", "gpus": [0]}, "gpus names [0], but device is cpu"),
         ({"version": 2, "version_policy": [1, 3]}, "leaves out version 2"),
         ({"rate_limiter": {}}, "says nothing"),
+        ({"rate_limiter": {"resources": {"a:b": 1}}}, "should match pattern"),
+        ({"environment_path": "environment"}, "'environment' is no whole path"),
+        ({"environment_path": "$$TRITON_MODEL_DIRECTORY/e"}, "comes from pack_environment"),
         ({"server_path": "models"}, "server_path"),
     ],
 )

@@ -292,6 +292,33 @@ def test_a_tokenizer_names_the_programs_that_it_calls(plans: dict[str, EnsembleP
     assert EnsembleTokenizer.open(TINY_MODEL).list_requirements() == ("tokenizers",)
 
 
+def write_tokenizer(folder: Path, name: str, **config: Any) -> Path:
+    """Writes a checkpoint's tokenizer in Python with two tokens; returns its folder."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("a</w> 1\nb 1\n")
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    given = {"tokenizer_class": name, **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(given))
+    return folder
+
+
+def test_a_tokenizer_of_files_that_do_not_travel_is_refused(tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path / "model", "PhobertTokenizer")
+    (folder / "bpe.codes").write_text("a b 1\n")
+    (tmp_path / "1").mkdir()
+    opened = EnsembleTokenizer.open(folder)
+    with pytest.raises(IncompatibleError, match=r"needs other files .*vocab\.txt\): .* the copy"):
+        opened.write(tmp_path / "1")
+
+
+def test_a_tokenizer_of_own_code_is_refused_by_its_name(tmp_path: Path) -> None:
+    auto_map = {"AutoTokenizer": ["own.OwnTokenizer", None]}
+    folder = write_tokenizer(tmp_path / "model", "OwnTokenizer", auto_map=auto_map)
+    (folder / "config.json").write_text(json.dumps({"model_type": "own"}))
+    with pytest.raises(IncompatibleError, match=r"is code of its own \(own\.OwnTokenizer, as its"):
+        EnsembleTokenizer.open(folder)
+
+
 def test_int8_encoders_and_matmulnbits_decoders_are_served(
     plans: dict[str, EnsemblePlan], tmp_path: Path
 ) -> None:

@@ -93,6 +93,9 @@ def test_equal_tokens_are_ranked_by_their_number_and_large_logits_stay_finite() 
     ids, logprobs = rank_tokens(np.array([[1e4, -1e4, 1e4, 1e4]], np.float32), 3)
     assert ids.tolist() == [[0, 2, 3]]
     np.testing.assert_allclose(logprobs, [[-math.log(3)] * 3], rtol=1e-6)
+    logits = np.random.default_rng(5).integers(0, 3, (4, 1000)).astype(np.float32)
+    ids, _ = rank_tokens(logits, 20)  # the last of them is one of hundreds of equals
+    assert ids.tolist() == np.argsort(-logits, 1, kind="stable")[:, :20].tolist()
 
 
 def test_the_mean_is_of_real_positions_alone_and_of_length_1() -> None:

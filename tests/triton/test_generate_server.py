@@ -269,7 +269,7 @@ def measure_memory(serving: Serving) -> tuple[int, int]:
     """Returns the bytes of the server and its stubs, and those of their shared memory."""
     server = psutil.Process(serving.server.pid)
     resident = sum(each.memory_info().rss for each in [server, *server.children(recursive=True)])
-    regions = SHARED_MEMORY.glob("triton_python_backend_shm_region_*")
+    regions = SHARED_MEMORY.glob("llmopt_*")
     return resident, sum(region.stat().st_size for region in regions)
 
 

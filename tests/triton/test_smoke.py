@@ -1,5 +1,6 @@
 """A repository tried with one prompt: what is compared, overridden, left as it is, and refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,19 @@ def test_an_ensemble_meant_for_a_gpu(
         "embedding: as the model run directly, within 0.001",
     )
     assert read_files(ensemble) == before, "files were changed"
+
+
+def test_the_server_gets_the_cache_and_the_resources_that_configs_ask_for(
+    ensemble: Path, server_distribution: ServerDistribution
+) -> None:
+    limited = 'kind: KIND_CPU rate_limiter { resources [ { name: "slots" count: 2 } ] }'
+    config = ensemble / "measure" / "config.pbtxt"
+    config.write_text(MEASURE.replace("kind: KIND_GPU gpus: [ 0 ]", limited))
+    smoke(ensemble, describe_repository("ensemble", (WHOLE, STEP)), Expected(outputs=SIZES))
+    log = (ensemble.parent / "server.log").read_text()
+    assert re.search(r"rate_limit +\| EXEC_COUNT", log)
+    assert '"name":"slots", "count":2' in log
+    assert re.search(r"cache_enabled +\| 1", log)
 
 
 def test_a_stand_in_runs_what_the_server_has_no_backend_for(

@@ -51,6 +51,11 @@ HARMLESS = (
         "words",
         in_config("scorer", POLICY, "version_policy { specific { versions: [ 1 ] } }"),
     ),
+    _harmless(
+        "a version that is named beside one that is yet to come",
+        "words",
+        in_config("scorer", POLICY, "version_policy { specific { versions: [ 1, 3 ] } }"),
+    ),
     _harmless("a version 12", "words", rename("scorer/1", "scorer/12")),
     _harmless("an unnumbered folder in a model", "words", write("scorer/notes/read.txt", "no")),
     _harmless("a file beside the models", "words", write("notes.txt", "no")),

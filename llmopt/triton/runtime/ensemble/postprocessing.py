@@ -21,13 +21,19 @@ def rank_tokens(logits_BV: Array, num_tokens: int) -> tuple[Array, Array]:
     """
     logits_BV = logits_BV.astype(np.float32)
     logits_BV -= logits_BV.max(1, keepdims=True)
-    largest_BK = np.argpartition(-logits_BV, num_tokens - 1, axis=1)[:, :num_tokens]
-    largest_BK.sort(axis=1)  # so that equals keep the order of their numbers
-    order_BK = np.argsort(-np.take_along_axis(logits_BV, largest_BK, 1), axis=1, kind="stable")
-    ids_BK = np.take_along_axis(largest_BK, order_BK, 1)
+    ids_BK = np.stack([_rank_row(row_V, num_tokens) for row_V in -logits_BV])
     log_sums_B1 = np.log(np.exp(logits_BV).sum(1, keepdims=True))
     logprobs_BK = np.take_along_axis(logits_BV, ids_BK, 1) - log_sums_B1
     return ids_BK.astype(np.int64), logprobs_BK.astype(np.float32)
+
+
+def _rank_row(costs_V: Array, num_tokens: int) -> Array:
+    """Returns the numbers of the smallest costs, [K]; equals in the order of their numbers."""
+    last = np.partition(costs_V, num_tokens - 1)[num_tokens - 1]
+    # As a negation it keeps NaN, so that there are always enough.
+    candidates = np.flatnonzero(~(costs_V > last))
+    ranked: Array = candidates[np.argsort(costs_V[candidates], kind="stable")[:num_tokens]]
+    return ranked
 
 
 def pool_mean(hidden_BTH: Array, mask_BT: Array) -> Array:
