@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from llmopt.artifacts.digest import digest_value
 from llmopt.artifacts.manifest import ArtifactKind
+from llmopt.artifacts.onnx_description import DATA_NAME
 from llmopt.artifacts.triton_description import RepositoryShape
 from llmopt.engine import cuda_driver
 from llmopt.serving.target import Target
@@ -290,9 +291,9 @@ class PackageTriton(StepBase):
         check_inputs(self, inputs, target)
 
     def estimate(self, inputs: StepInputs) -> Estimate | None:
-        """Gives none: big files are linked."""
-        del inputs
-        return None
+        """Estimates the disk for an export's weights, which are copied; the rest is linked."""
+        weights = inputs["model"].path / DATA_NAME
+        return Estimate(0, weights.stat().st_size, 0) if weights.exists() else None
 
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Writes the repository.

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from llmopt.artifacts.onnx_description import DATA_NAME, MODEL_NAME
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME
 from llmopt.triton.model_config import ModelConfig
 
@@ -68,8 +69,14 @@ def make_model_folders(repository: Path, name: str, version: int) -> tuple[Path,
 
 
 def place_file(source: Path, target: Path) -> None:
-    """Puts a file in its place by a hard link, or a copy where the file system has none."""
+    """Puts a file in its place by a hard link, or a copy where the file system has none.
+
+    An export is copied: onnx takes weights with several links for an attack and refuses them.
+    """
     real = source.resolve()
+    if source.name in (MODEL_NAME, DATA_NAME):
+        shutil.copyfile(real, target)
+        return
     try:
         os.link(real, target)
     except OSError as error:

@@ -58,6 +58,13 @@ def test_a_file_is_linked_through_links_and_copied_where_none_can_be(
     assert not (tmp_path / "copied").samefile(tmp_path / "weights")
 
 
+def test_an_export_is_copied_since_onnx_refuses_linked_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(b"abc")
+    place_file(tmp_path / "model.onnx.data", tmp_path / "placed")
+    assert (tmp_path / "placed").read_bytes() == b"abc"
+    assert (tmp_path / "model.onnx.data").stat().st_nlink == 1
+
+
 def test_a_full_disk_is_not_taken_for_a_missing_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +139,8 @@ def test_a_version_has_its_own_folder(tmp_path: Path) -> None:
 def test_the_readme_starts_the_release_with_what_its_python_lacks(
     tmp_path: Path, lacks_packages: bool, start: str
 ) -> None:
+    (tmp_path / "衣").mkdir()
+    (tmp_path / "衣" / "config.pbtxt").write_text('name: "衣" backend: "python"', encoding="utf-8")
     description = TritonDescription(
         shape="generate",
         task="generate",

@@ -80,6 +80,14 @@ class Generation:
         elif len(self.generated) >= self.parameters.max_tokens:
             self._finish("length")
 
+    def is_unwanted(self) -> bool:
+        """Tells whether nobody waits for the answer any more, or its sender can't even say."""
+        try:
+            return self.listener.is_cancelled()
+        except Exception:
+            logger.exception("a request's sender could not be asked")
+            return True
+
     def fail(self, message: str) -> None:
         """Ends the answer with an error; raises nothing, since others wait for the same thread."""
         self.is_done = True

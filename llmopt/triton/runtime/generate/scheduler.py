@@ -104,12 +104,12 @@ class Scheduler:
             return
         with self._changed:
             waiting = list(self._waiting)
-        gone = [each for each in waiting if each.listener.is_cancelled()]
+        gone = [each for each in waiting if each.is_unwanted()]
         with self._changed:
             for each in gone:
                 self._waiting.remove(each)
         for each in self._running:
-            each.is_done = each.listener.is_cancelled()
+            each.is_done = each.is_unwanted()
             gone += [each] if each.is_done else []
         for each in gone:
             each.fail("the request was cancelled")
