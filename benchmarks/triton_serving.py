@@ -25,6 +25,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from results_page import PAGE, format_table, write_between_markers
@@ -48,7 +49,8 @@ from llmopt.triton.server import ServerOptions, TritonServer
 ROOT = Path(__file__).parent.parent
 VLLM_PYTHON = ROOT / ".venvs" / "vllm" / "bin" / "python"
 BACKENDS = {"onnxruntime": find_backend("onnxruntime")}
-WEIGHTS = "matmulnbits"  # carries its exactness in the graph, which Triton's own backend needs
+# Repository of shape generate → form of the weights; the loop has the first.
+GENERATES = {"generate, float32": "dequantised", "generate, int4": "matmulnbits"}
 BLS_INSTANCES = 8
 MAX_ROWS = 16
 NUM_TOKENS = 64
@@ -78,16 +80,19 @@ def prepare(model: Path, folder: Path, threads: int) -> None:
         folder, "quantize", "gptq", str(model), "-o", str(folder / "gptq"), "--bits", "4",
         "--group-size", "32", "--data", "apparel-ja", "--samples", "32", "--seq-len", "256",
     )  # fmt: skip
-    for name, cache in (("onnx", "--kv-cache"), ("plain", "--no-kv-cache")):
+    weights = GENERATES.values()
+    for name, form, cache in (*((each, each, "--kv-cache") for each in weights),
+                              ("plain", *list(weights)[:1], "--no-kv-cache")):  # fmt: skip
         run_command(
             folder, "export-onnx", str(folder / "gptq"), "-o", str(folder / name), "--weights",
-            WEIGHTS, "--last-token-logits", cache,
+            form, "--last-token-logits", cache,
         )  # fmt: skip
-    run_command(
-        folder, "triton-repo", str(folder / "onnx"), "-o", str(folder / "generate"), "--model-name",
-        "generate", "--max-batch-size", str(MAX_ROWS), "--threads", str(threads), "--tokenizer",
-        str(folder / "gptq"),
-    )  # fmt: skip
+    for form in weights:
+        run_command(
+            folder, "triton-repo", str(folder / form), "-o", str(folder / f"{form}-repository"),
+            "--model-name", "generate", "--max-batch-size", str(MAX_ROWS), "--threads",
+            str(threads), "--tokenizer", str(folder / "gptq"),
+        )  # fmt: skip
     make_bls_repository(folder, threads)
 
 
@@ -115,9 +120,12 @@ def make_bls_repository(folder: Path, threads: int) -> None:
 
 
 @contextmanager
-def serve_generate(folder: Path, environment: ModelEnvironment) -> Iterator[OpenAsker]:
-    """Serves the repository of shape generate."""
-    with TritonServer(folder / "generate", environment, folder / "generate.log") as server:
+def serve_generate(
+    folder: Path, environment: ModelEnvironment, weights: str
+) -> Iterator[OpenAsker]:
+    """Serves a repository of shape generate."""
+    repository = folder / f"{weights}-repository"
+    with TritonServer(repository, environment, folder / f"{weights}.log") as server:
         yield ask_generating(server, "generate", NUM_TOKENS)
 
 
@@ -271,11 +279,14 @@ def main() -> None:
         prepare(given.model.resolve(), folder, given.threads)
         environment = make_environment(("onnxruntime", "tokenizers", "jinja2"), print)
         servers = {
-            "generate": lambda: serve_generate(folder, environment),
-            "BLS loop": lambda: serve_bls(folder, environment),
+            **{
+                name: partial(serve_generate, folder, environment, weights)
+                for name, weights in GENERATES.items()
+            },
+            "BLS loop": partial(serve_bls, folder, environment),
         }
         if not given.no_vllm:
-            servers["vLLM"] = lambda: serve_vllm(folder, given.threads)
+            servers["vLLM"] = partial(serve_vllm, folder, given.threads)
         collected: dict[str, dict[int, list[LoadResult]]] = {
             each: {level: [] for level in clients} for each in servers
         }
