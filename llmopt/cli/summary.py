@@ -36,12 +36,15 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
         for name, artifact in result.artifacts.items()
         if artifact.manifest.kind == "quantized_checkpoint"
     ]
-    if checkpoints:
-        lines.append(f"next: llmopt verify {_relative(output_folder / checkpoints[-1])}")
+    hints = [f"llmopt verify {_relative(output_folder / name)}" for name in checkpoints[-1:]]
     if result.artifacts:
-        lines.append(
-            f"{'      ' if checkpoints else 'next: '}llmopt report {_relative(output_folder)}"
-        )
+        hints.append(f"llmopt report {_relative(output_folder)}")
+    for name, artifact in result.artifacts.items():
+        if artifact.manifest.kind == "triton_repository":
+            place = _relative(output_folder / name)
+            hints.append(f"tritonserver --model-repository={place}")
+            hints.append(f"  (in NVIDIA's container: {place}/README.md has the whole command)")
+    lines += [f"{'      ' if index else 'next: '}{hint}" for index, hint in enumerate(hints)]
     return "\n".join(lines)
 
 
