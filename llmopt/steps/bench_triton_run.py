@@ -36,6 +36,7 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     description = read_triton_description(folder)
     delays: tuple[float | None, ...] = step.delays_ms or (None,)
     context.progress.start("asking the server", len(delays) * len(step.clients))
+    context.scratch_folder.mkdir(parents=True, exist_ok=True)
     options = TrialOptions(context.scratch_folder / "server.log")
     found: dict[float | None, Levels] = {}
     with serve_repository(folder, description, options, context.progress.note) as served:

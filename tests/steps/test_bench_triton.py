@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmopt.artifacts.progress import SilentProgress
 from llmopt.artifacts.triton_description import (
     EngineFacts,
     ModelRole,
@@ -18,11 +20,14 @@ from llmopt.artifacts.triton_description import (
     TritonDescription,
 )
 from llmopt.errors import IncompatibleError, RequestFailed
-from llmopt.steps.base import ResolvedInput
+from llmopt.steps.base import Outcome, ResolvedInput, RunContext
 from llmopt.steps.bench_triton import BenchTriton
 from llmopt.steps.bench_triton_run import Levels, choose_delay, choose_headline, write_table
 from llmopt.triton.load import Asker, LoadResult, Timing, put_load
-from tests.steps.packages import make_step
+from tests.export.encoders import export_bert, make_bert
+from tests.steps.packages import given, make_step, run
+from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
+from tests.triton.decoders import export_small_decoder
 
 
 def levels(rate: float, p99: float) -> Levels:
@@ -143,3 +148,45 @@ def test_clients_rise() -> None:
     assert json.loads(BenchTriton(uses="bench.triton", repository="r").model_dump_json())[
         "clients"
     ] == [1, 4, 8, 16]
+
+
+def measure(repository: Path, folder: Path, **fields: Any) -> Outcome:
+    """Runs the step over a repository, with short loads."""
+    step = BenchTriton.model_validate(
+        {"uses": "bench.triton", "repository": "r", "clients": (1, 2), "seconds": 0.5, **fields}
+    )
+    (folder / "work").mkdir(parents=True)
+    given = ResolvedInput("r", "triton_repository", "", repository)
+    context = RunContext(folder / "work", folder / "scratch", "cpu", 1, SilentProgress())
+    return step.run({"repository": given}, context)
+
+
+@pytest.mark.usefixtures("one_thread", "server_distribution")
+def test_a_generating_repository_is_measured_at_the_real_server(tmp_path: Path) -> None:
+    made = export_small_decoder(tmp_path / "decoder")
+    run(make_step(threads=1), given("onnx_model", made.folder, made.model), tmp_path / "repository")
+    outcome = measure(tmp_path / "repository", tmp_path / "bench", max_tokens=8, texts=["袖口"])
+    for clients in ("clients_1", "clients_2"):
+        figures = outcome.metrics[clients]
+        assert isinstance(figures, dict)
+        assert figures["failed_requests"] == 0
+        assert figures["tokens_per_s"] == pytest.approx(8 * figures["requests_per_s"], abs=0.01)  # type: ignore[operator]
+        assert 0 < figures["first_token_p50_ms"] < figures["latency_p50_ms"]  # type: ignore[operator]
+    assert outcome.metrics["scaling"] > 0  # type: ignore[operator]
+    assert "| 2 |" in (tmp_path / "bench" / "work" / "bench.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("one_thread", "server_distribution")
+def test_an_ensembles_delay_is_what_a_lone_request_pays(tmp_path: Path) -> None:
+    model = make_bert(tmp_path / "model")
+    export_bert(model, tmp_path / "onnx", "embed")
+    step = make_step("ensemble", task="embed", buckets=[32], threads=1)
+    run(step, given("onnx_model", tmp_path / "onnx", model), tmp_path / "repository")
+    outcome = measure(
+        tmp_path / "repository", tmp_path / "bench", delays_ms=(0, 300), latency_budget_ms=250
+    )
+    found = json.loads((tmp_path / "bench" / "work" / "results.json").read_text())
+    assert found["300 ms"]["clients_1"]["latency_p50_ms"] > 300
+    assert found["0 ms"]["clients_1"]["latency_p50_ms"] < 250
+    assert outcome.metrics["chosen_delay_ms"] == 0
+    assert "onnxruntime" in str(outcome.degraded)
