@@ -119,6 +119,18 @@ def _describe_nested(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield from _describe_tasks(metrics)
 
 
+def _describe_load(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yields rates and latencies of `bench.triton`, by clients at once."""
+    for name, figures in metrics.items():
+        if not name.startswith("clients_"):
+            continue
+        rate = f"{figures['requests_per_s']:.1f} requests/s"
+        if "tokens_per_s" in figures:
+            rate = f"{figures['tokens_per_s']:.0f} tokens/s"
+        clients = name.removeprefix("clients_")
+        yield f"{clients} at once: {rate}, p99 {figures['latency_p99_ms']:.0f} ms"
+
+
 def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:
     for name, figures in metrics.items():
         yield (
@@ -131,6 +143,7 @@ def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:
 def _describe_evaluation(metrics: Mapping[str, Any]) -> Iterator[str]:
     if all(isinstance(value, dict) for value in metrics.values()):
         yield from _describe_nested(metrics)
+    yield from _describe_load(metrics)
     if "kl_mean" in metrics:
         yield (
             f"KL {metrics['kl_mean']:.6f}{format_interval(metrics, 'kl_mean', 6)} "
