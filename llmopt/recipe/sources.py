@@ -17,6 +17,7 @@ from llmopt.artifacts.onnx_description import (
     MODEL_NAME,
     read_onnx_description,
 )
+from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME
 from llmopt.checkpoint.sidecar_files import list_sidecars
 from llmopt.checkpoint.weights_index import INDEX_NAME, list_weight_files
 from llmopt.errors import InputError
@@ -55,6 +56,8 @@ def locate_source(spec: SourceSpec, base: Path) -> Path:
         )
     if spec.kind == "onnx_model":
         require_export(local)
+    elif spec.kind == "tensorrt_engine":
+        require_engine(local)
     else:
         refuse_made(local)
     return local
@@ -98,12 +101,29 @@ def require_export(folder: Path) -> None:
     )
 
 
+def require_engine(folder: Path) -> None:
+    """Refuses what is no folder of `build.tensorrt` in the place of one.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if (folder / ENGINE_DESCRIPTION_NAME).exists():
+        return
+    what = name_made(folder)
+    holds = f"holds no {ENGINE_DESCRIPTION_NAME}" + (f": it is {what}" if what is not None else "")
+    raise InputError(
+        f"{folder} is no TensorRT engine: it {holds}",
+        remedy="build one with llmopt build-trt and name that folder",
+    )
+
+
 def name_made(folder: Path) -> str | None:
     """Says what llmopt made of a model in a folder; None for a checkpoint and all else."""
     titles = {
         ENGINE_DESCRIPTION_NAME: "a TensorRT engine",
         DEFERRED_BUILD_NAME: "a deferred build of an engine",
         DESCRIPTION_NAME: EXPORT_TITLE,
+        TRITON_DESCRIPTION_NAME: "a Triton repository",
     }
     return next((title for name, title in titles.items() if (folder / name).exists()), None)
 

@@ -55,6 +55,9 @@ def test_an_export_of_the_hub_is_refused() -> None:
             "an ONNX model that llmopt export-onnx did not",
             "export-onnx",
         ),
+        ("triton.json", "checkpoint", "is a Triton repository, not a checkpoint", "llmopt verify"),
+        ("onnx.json", "tensorrt_engine", "no engine.json: it is an ONNX model", "build-trt"),
+        ("notes.txt", "tensorrt_engine", "is no TensorRT engine: it holds no", "build-trt"),
         ("notes.txt", "onnx_model", "is no exported model: it holds no onnx.json", "export-onnx"),
     ],
 )
@@ -69,3 +72,9 @@ def test_a_folder_of_another_kind_is_called_by_its_name(
     with pytest.raises(InputError, match=f"{name} is a file; a model is given as its") as caught:
         locate_source(source.model_copy(update={"path": str(tmp_path / name)}), Path())
     assert caught.value.remedy == f"give its folder: {tmp_path}"
+
+
+def test_an_engines_folder_is_found_as_such(tmp_path: Path) -> None:
+    (tmp_path / "engine.json").write_text("{}", encoding="utf-8")
+    source = SourceSpec.model_validate({"path": str(tmp_path), "kind": "tensorrt_engine"})
+    assert locate_source(source, Path()) == tmp_path
