@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from llmopt.triton.server_distribution import GET_REMEDY, ServerDistribution, find_server
 from tests.models import REPOSITORY, TINY_MODEL, make_model, write_documents
 
 # The same examples on every run, however slow the machine is at the moment.
@@ -36,6 +37,15 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small JSONL calibration file; do not write into it."""
     return write_documents(tmp_path_factory.mktemp("data") / "documents.jsonl")
+
+
+@pytest.fixture(scope="session")
+def server_distribution() -> ServerDistribution:
+    """The server in the cache; a test that needs it is skipped where there is none."""
+    found = find_server()
+    if found is None:
+        pytest.skip(f"needs tritonserver: {GET_REMEDY}")
+    return found
 
 
 @pytest.fixture

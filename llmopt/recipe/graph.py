@@ -6,20 +6,10 @@ from dataclasses import dataclass
 from llmopt.errors import RecipeError
 from llmopt.recipe.loader import LoadedRecipe
 from llmopt.recipe.overrides import suggest
-from llmopt.steps.base import InputKind, StepBase, input_path
+from llmopt.steps.base import KIND_TITLES, InputKind, StepBase, input_path
 from llmopt.steps.bench_onnx import BenchOnnx
 from llmopt.steps.eval_compare import EvalCompare
 from llmopt.steps.eval_gate import EvalGate
-
-KIND_TITLES: Mapping[InputKind, str] = {
-    "checkpoint": "a checkpoint",
-    "quantized_checkpoint": "a quantised checkpoint",
-    "evaluation": "an evaluation",
-    "onnx_model": "an ONNX model",
-    "tensorrt_engine": "a TensorRT engine",
-    "deferred_build": "a deferred build",
-    "dataset": "a data set",
-}
 
 
 @dataclass(frozen=True)

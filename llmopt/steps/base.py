@@ -17,6 +17,16 @@ from llmopt.serving.target import Target
 
 Mark = TypeVar("Mark")
 InputKind = ArtifactKind | Literal["checkpoint", "dataset"]
+KIND_TITLES: Mapping[InputKind, str] = {
+    "checkpoint": "a checkpoint",
+    "quantized_checkpoint": "a quantised checkpoint",
+    "evaluation": "an evaluation",
+    "onnx_model": "an ONNX model",
+    "tensorrt_engine": "a TensorRT engine",
+    "triton_repository": "a Triton repository",
+    "deferred_build": "a deferred build",
+    "dataset": "a data set",
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from llmopt.errors import IncompatibleError, InputError
 from llmopt.serving.preflight import check_servable
 from llmopt.serving.stored_weights import describe_checkpoint
 from llmopt.serving.target import Target
-from llmopt.steps.base import ResolvedInput, StepInputs
+from llmopt.steps.base import KIND_TITLES, InputKind, ResolvedInput, StepInputs
 from llmopt.steps.package_coming import check_coming
 from llmopt.steps.package_release import check_opset, check_plan_version
 from llmopt.triton.ensemble_rules import (
@@ -31,7 +31,7 @@ from llmopt.triton.trial_rules import check_trial
 if TYPE_CHECKING:
     from llmopt.steps.package_triton import PackageTriton
 
-KINDS: dict[RepositoryShape, tuple[str, ...]] = {
+KINDS: dict[RepositoryShape, tuple[InputKind, ...]] = {
     "generate": ("onnx_model", "tensorrt_engine"),
     "ensemble": ("onnx_model", "tensorrt_engine"),
     "vllm": ("checkpoint", "quantized_checkpoint"),
@@ -72,8 +72,8 @@ def check_inputs(step: "PackageTriton", inputs: StepInputs, target: Target | Non
     model = inputs["model"]
     if model.kind not in KINDS[step.shape]:
         raise IncompatibleError(
-            f"shape {step.shape} serves a {' or a '.join(KINDS[step.shape])}; {model.name} is a "
-            f"{model.kind}",
+            f"shape {step.shape} serves {' or '.join(KIND_TITLES[k] for k in KINDS[step.shape])}; "
+            f"{model.name} is {KIND_TITLES[model.kind]}",
             remedy="use shape: vllm"
             if model.kind in KINDS["vllm"]
             else "use shape: generate or ensemble, or give the checkpoint",

@@ -4,9 +4,7 @@ The code is that of `llmopt.triton.runtime.ensemble`, copied as it stands.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,8 @@ from llmopt.triton.repository import (
     place_file,
     write_requirements,
 )
+from llmopt.triton.runtime_files import MAX_BYTES_PER_TOKEN, copy_runtime
 
-RUNTIME = "llmopt.triton.runtime.ensemble"
 SETTINGS_NAME, TOKENS_NAME = "settings.json", "tokens.json"
 PLACEHOLDER_NAME = "placeholder.txt"
 PLAN_NAME = "model.plan"  # what the tensorrt backend looks for
@@ -53,7 +51,6 @@ TOKENIZER_MODULES = {
 POSTPROCESSOR_MODULES = {
     "postprocessor_model.py": "model.py", "postprocessing.py": "postprocessing.py",
 }  # fmt: skip
-TEXT_BYTES_PER_TOKEN = 32  # of the largest bucket; Japanese and English text have 3 to 6
 ANY_VERSION = -1
 TEXT_INPUT = make_spec("text_input", "string", batch=DYNAMIC, one=1)
 MASK = "attention_mask"
@@ -182,7 +179,7 @@ class _EnsembleWriter:
         """Writes the model that turns texts into the engine's inputs."""
         config = self._make_config("tokenizer", "python", (TEXT_INPUT,), self._engine_inputs)
         version_folder = self._write_model(config, self._beside)
-        _copy_modules(TOKENIZER_MODULES, version_folder)
+        copy_runtime("ensemble", version_folder, TOKENIZER_MODULES)
         fills = self._plan.task == "fill_mask"
         settings = {
             "tokenizer": self._tokenizer.write(version_folder),
@@ -192,7 +189,7 @@ class _EnsembleWriter:
             "pad_id": self._tokenizer.pad_id,
             "mask_id": self._tokenizer.mask_id if fills else None,
             "mask_token": self._tokenizer.mask_token if fills else None,
-            "max_text_bytes": TEXT_BYTES_PER_TOKEN * self._plan.grid[-1],
+            "max_text_bytes": MAX_BYTES_PER_TOKEN * self._plan.grid[-1],
         }
         _write_json(version_folder / SETTINGS_NAME, settings)
 
@@ -220,7 +217,7 @@ class _EnsembleWriter:
         outputs = self._answers()
         config = self._make_config("postprocessor", "python", self._handed_on, outputs)
         version_folder = self._write_model(config, self._beside)
-        _copy_modules(POSTPROCESSOR_MODULES, version_folder)
+        copy_runtime("ensemble", version_folder, POSTPROCESSOR_MODULES)
         settings = {"task": self._plan.task, "num_tokens": self._plan.num_answer_tokens}
         _write_json(version_folder / SETTINGS_NAME, settings)
         if self._plan.task != "embed":
@@ -350,12 +347,6 @@ def _add_batching_and_warm_up(config: ModelConfig, plan: EnsemblePlan) -> None:
             given = warm_up.inputs[tensor.name]
             given.data_type, given.zero_data = tensor.data_type, True
             given.dims.extend(bucket if size == DYNAMIC else size for size in tensor.dims)
-
-
-def _copy_modules(modules: Mapping[str, str], folder: Path) -> None:
-    package = resources.files(RUNTIME)
-    for name, placed in modules.items():
-        (folder / placed).write_bytes(package.joinpath(name).read_bytes())
 
 
 def _write_json(path: Path, content: Any) -> None:

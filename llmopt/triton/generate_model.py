@@ -5,7 +5,6 @@ The code is `llmopt.triton.runtime.generate`, copied as it stands.
 
 import json
 import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +16,9 @@ from llmopt.artifacts.tensor_spec import TensorSpec, make_spec
 from llmopt.checkpoint.model_config import read_raw_config
 from llmopt.errors import IncompatibleError, InputError
 from llmopt.triton.generate_profiles import choose_decode, choose_prefill
+from llmopt.triton.runtime_files import MAX_BYTES_PER_TOKEN, copy_runtime
 
 SETTINGS_NAME = "generation.json"
-RUNTIME = "llmopt.triton.runtime.generate"
-PROMPT_BYTES_PER_TOKEN = 32  # of a context; Japanese and English text have 3 to 6
 PAST, PRESENT = "past_key_values.", "present."
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -150,7 +148,7 @@ def write_generate_model(
             f"{source} has {num_tokens} tokens, the model's vocabulary {settings.model.vocab_size}",
             remedy="name the tokenizer of the checkpoint that the model was made from",
         )
-    copy_runtime(RUNTIME, version_folder)
+    copy_runtime("generate", version_folder)
     if settings.decoder == "onnxruntime":
         (version_folder / "tensorrt_decoder.py").unlink()
     elif cuda_driver is not None:
@@ -185,13 +183,6 @@ def _count_tokens(path: Path, checkpoint: Path) -> int:
         raise InputError(f"{path} can't be loaded: {error}") from None
 
 
-def copy_runtime(package: str, folder: Path) -> None:
-    """Copies the modules of a runtime package into a folder."""
-    for module in resources.files(package).iterdir():
-        if module.name.endswith(".py") and module.name != "__init__.py":
-            (folder / module.name).write_bytes(module.read_bytes())
-
-
 def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]:
     """Returns the contents of generation.json."""
     model = settings.model
@@ -208,7 +199,7 @@ def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]
         "vocab_size": model.vocab_size,
         "max_context": settings.max_context,
         "max_prompt_tokens": settings.max_prompt_tokens,
-        "max_prompt_bytes": PROMPT_BYTES_PER_TOKEN * settings.max_context,
+        "max_prompt_bytes": MAX_BYTES_PER_TOKEN * settings.max_context,
         "eos_token_ids": read_eos_tokens(tokenizer),
         "chat_template": chat_template,
         "template_values": template_values,

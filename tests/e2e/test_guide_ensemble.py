@@ -8,7 +8,6 @@ from llmopt.triton.model_config import read_config
 from llmopt.triton.server_distribution import ServerDistribution
 from tests.conftest import RunCli
 from tests.models import REPOSITORY
-from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
 
 RECIPE = REPOSITORY / "recipes" / "guide-ensemble.yaml"
 

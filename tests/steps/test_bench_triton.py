@@ -26,7 +26,6 @@ from llmopt.steps.bench_triton_run import Levels, choose_delay, choose_headline,
 from llmopt.triton.load import Asker, LoadResult, Timing, put_load
 from tests.export.encoders import export_bert, make_bert
 from tests.steps.packages import given, make_step, run
-from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
 from tests.triton.decoders import export_small_decoder
 
 

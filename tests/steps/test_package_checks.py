@@ -153,7 +153,8 @@ def test_each_shape_serves_its_own_kinds(model: Path, tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="shape vllm serves a checkpoint or a"):
         make_step("vllm").preflight(given("onnx_model", exported), None)
     with pytest.raises(
-        IncompatibleError, match="shape generate serves a onnx_model or a"
+        IncompatibleError,
+        match="serves an ONNX model or a TensorRT engine; served is a checkpoint",
     ) as caught:
         make_step().preflight(given("checkpoint", model), None)
     assert caught.value.remedy == "use shape: vllm"
@@ -183,3 +184,5 @@ def test_a_family_that_is_not_known_here_is_left_to_vllm(tmp_path: Path) -> None
     model = make_model(tmp_path / "model", dtype=torch.bfloat16)
     edit_json(model / "config.json", model_type="gemma3_text")
     make_step("vllm").preflight(given("checkpoint", model), None)
+    with pytest.raises(IncompatibleError, match="shape generate serves"):
+        make_step().preflight(given("checkpoint", model), None)

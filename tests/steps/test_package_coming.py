@@ -121,3 +121,7 @@ def test_masks_are_filled_by_an_export_of_masked_positions(tmp_path: Path) -> No
 def test_a_recipe_that_fits_validates(model: Path, tmp_path: Path) -> None:
     generate = recipe_of(tmp_path, model, {"shape": "generate"}, onnx=ONNX)
     validate_recipe(load(tmp_path, generate))
+    halved = {**ONNX, "dtype": "bfloat16"}
+    other = load(tmp_path, recipe_of(tmp_path, model, {"shape": "generate"}, onnx=halved))
+    with pytest.raises(IncompatibleError, match="to be exported in bfloat16"):
+        validate_recipe(other)

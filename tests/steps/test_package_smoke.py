@@ -22,7 +22,6 @@ from llmopt.triton.server_distribution import ServerDistribution
 from tests.export.encoders import export_bert, make_bert
 from tests.export.exports import export
 from tests.models import TINY_MODEL
-from tests.triton.conftest import server_distribution as server_distribution  # noqa: PLC0414
 from tests.triton.repositories import describe_repository
 
 pytestmark = pytest.mark.usefixtures("one_thread")

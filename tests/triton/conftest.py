@@ -9,18 +9,9 @@ from llmopt.triton.client import TritonClient
 from llmopt.triton.grpc_client import GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment, make_environment
 from llmopt.triton.server import ServerOptions, TritonServer
-from llmopt.triton.server_distribution import GET_REMEDY, ServerDistribution, find_server
+from llmopt.triton.server_distribution import ServerDistribution
 from tests.triton.decoders import ExportedDecoder, export_small_decoder
 from tests.triton.repositories import ECHO, SPELL, add_model
-
-
-@pytest.fixture(scope="session")
-def server_distribution() -> ServerDistribution:
-    """The server in the cache; a test that needs it is skipped where there is none."""
-    found = find_server()
-    if found is None:
-        pytest.skip(f"needs tritonserver: {GET_REMEDY}")
-    return found
 
 
 @pytest.fixture(scope="session")

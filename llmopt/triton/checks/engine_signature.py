@@ -9,7 +9,7 @@ from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.artifacts.tensor_spec import TensorSpec
 from llmopt.artifacts.triton_description import EngineFacts, TritonDescription
-from llmopt.triton.checks.onnx_signature import compare_shape
+from llmopt.triton.checks.onnx_signature import compare_names, compare_shape
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 from llmopt.triton.model_config import TRITON_DTYPES
@@ -53,20 +53,9 @@ def _compare_specs(model: ServedModel, side: str, specs: tuple[TensorSpec, ...])
     tensors = model.config.input if side == "input" else model.config.output
     declared = {tensor.name: tensor for tensor in tensors}
     by_name = {spec.name: spec for spec in specs}
-    for name in declared:
-        if name not in by_name:
-            yield model.fault(
-                f'{side} "{name}"',
-                f"names no {side} of the engine",
-                f"{', '.join(by_name)} are allowed",
-                "correct the name",
-            )
+    yield from compare_names(model, side, "engine", list(by_name))
     for name, spec in by_name.items():
         if name not in declared:
-            if side == "input":
-                yield model.fault(
-                    side, f'lacks "{name}"', "the engine needs each of its inputs", "declare it"
-                )
             continue
         field = f'{side} "{name}"'
         wanted = TRITON_DTYPES[spec.dtype]

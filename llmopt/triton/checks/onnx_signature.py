@@ -77,20 +77,37 @@ def _compare(
     graph = {value.name: value.type.tensor_type for value in values}
     tensors = model.config.input if side == "input" else model.config.output
     declared = {tensor.name: tensor for tensor in tensors}
-    for name in declared:
-        if name not in graph:
-            yield model.fault(
-                f'{side} "{name}"',
-                f"names no {side} of the graph",
-                f"{', '.join(graph)} are allowed",
-                "correct the name",
-            )
+    yield from compare_names(model, side, "graph", list(graph))
     for name, tensor in graph.items():
         if name in declared:
             yield from _compare_tensor(model, f'{side} "{name}"', declared[name], tensor)
-        elif side == "input":
+
+
+def compare_names(
+    model: ServedModel, side: str, what: str, names: Sequence[str]
+) -> Iterator[Fault]:
+    """Yields in what the names of a config differ from those of what is served.
+
+    Args:
+        model: Whose config is judged.
+        side: "input" or "output"; outputs may be left out.
+        what: Is served: "graph" or "engine".
+        names: Of its tensors on that side.
+    """
+    tensors = model.config.input if side == "input" else model.config.output
+    declared = [tensor.name for tensor in tensors]
+    for name in declared:
+        if name not in names:
             yield model.fault(
-                side, f'lacks "{name}"', "the graph needs each of its inputs", "declare it"
+                f'{side} "{name}"',
+                f"names no {side} of the {what}",
+                f"{', '.join(names)} are allowed",
+                "correct the name",
+            )
+    for name in names:
+        if name not in declared and side == "input":
+            yield model.fault(
+                side, f'lacks "{name}"', f"the {what} needs each of its inputs", "declare it"
             )
 
 

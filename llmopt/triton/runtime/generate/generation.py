@@ -26,7 +26,7 @@ class Listener(Protocol):
         """Tells whether nobody waits any more."""
 
 
-@dataclass
+@dataclass(eq=False)  # two equal requests are two
 class Generation:
     """A request while it is answered.
 
