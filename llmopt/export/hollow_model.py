@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from llmopt.checkpoint.streamed_model import StreamedModel
 from llmopt.errors import IncompatibleError
+from llmopt.export.grouped_attention import register_grouped_attention
 
 DECODER_PREFIX = "model."  # what the wrappers below call the model of transformers
 CHANGING_ROPE = ("dynamic", "longrope")  # frequencies that go by the length of a request
@@ -31,6 +32,7 @@ def build_hollow_decoder(streamed: StreamedModel) -> Any:
             remedy="serve this model with vLLM, or set a fixed rope_type (llama3, linear, yarn)",
         )
     shell = streamed.build_shell()
+    shell.set_attn_implementation(register_grouped_attention())
     shell.load_state_dict(_expand_zeros(shell), assign=True)
     shell.model.rotary_emb = streamed.build_rotary()
     if streamed.checkpoint.config.tie_word_embeddings:
