@@ -25,13 +25,13 @@ def register_grouped_attention() -> str:
 
 
 def _attend(
-    module: nn.Module,
+    _module: nn.Module,
     query_BHTD: Tensor,
     key_BKLD: Tensor,
     value_BKLD: Tensor,
     attention_mask: Tensor,
     scaling: float,
-    **_: Any,
+    **_options: Any,
 ) -> tuple[Tensor, None]:
     """Returns [B, T, H, D], and no attention weights; see transformers' AttentionInterface."""
     batch, heads, tokens, size = query_BHTD.shape
