@@ -9,6 +9,7 @@ from llmopt.artifacts.triton_description import (
     RepositoryShape,
     TritonDescription,
 )
+from llmopt.triton.shared_memory import SHARED_MEMORY
 
 MODELS = Path(__file__).parent / "models"
 ECHO = """
@@ -125,3 +126,9 @@ def describe_repository(
         prompt="シャツの前立て",
         **{"task": "embed", "device": "cpu", "max_batch_size": 4, **fields},
     )
+
+
+def list_regions(pid: int) -> list[Path]:
+    """Returns the shared memory that a server has opened."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    return [region for region in SHARED_MEMORY.iterdir() if str(region) in maps]

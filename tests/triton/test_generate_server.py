@@ -22,7 +22,6 @@ from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment, make_environment
 from llmopt.triton.server import ServerOptions, TritonServer
-from llmopt.triton.shared_memory import SHARED_MEMORY
 from tests.export.exports import export
 from tests.models import TINY_MODEL, make_model
 from tests.quant.layers import make_options
@@ -36,6 +35,7 @@ from tests.triton.generate_repository import (
     ask_at_once,
     text_inputs,
 )
+from tests.triton.repositories import list_regions
 
 TEXTS = [
     ("袖口の縫製仕様:綿100%、身幅±1cm。" * 4)[start : start + 3 + 5 * start] for start in range(16)
@@ -269,7 +269,8 @@ def measure_memory(serving: Serving) -> tuple[int, int]:
     """Returns the bytes of the server and its stubs, and those of their shared memory."""
     server = psutil.Process(serving.server.pid)
     resident = sum(each.memory_info().rss for each in [server, *server.children(recursive=True)])
-    regions = SHARED_MEMORY.glob("llmopt_*")
+    regions = list_regions(serving.server.pid)
+    assert regions
     return resident, sum(region.stat().st_size for region in regions)
 
 

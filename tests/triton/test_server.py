@@ -17,7 +17,7 @@ from llmopt.triton.model_environment import ModelEnvironment
 from llmopt.triton.server import ServerOptions, TritonServer, end_processes
 from llmopt.triton.shared_memory import SHARED_MEMORY, make_region_prefix, remove_regions
 from tests.models import REPOSITORY
-from tests.triton.repositories import ECHO, SPELL, add_model
+from tests.triton.repositories import ECHO, SPELL, add_model, list_regions
 
 WITHOUT_IO = 'name: "echo"\nbackend: "python"\n'
 AUTO_COMPLETES = """
@@ -34,11 +34,6 @@ AUTO_COMPLETES = """
 
 def list_children(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
-
-
-def list_regions(pid: int) -> list[Path]:
-    maps = Path(f"/proc/{pid}/maps").read_text()
-    return [each for each in SHARED_MEMORY.iterdir() if str(each) in maps]
 
 
 def test_it_is_ready_then_gone_with_its_stubs_and_memory(

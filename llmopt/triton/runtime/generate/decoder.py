@@ -59,18 +59,26 @@ def warm_up(decoder: Decoder, num_tokens: int) -> None:
     decoder.free_cache(cache)
 
 
-def select_rows(arrays: Sequence[Array], rows: Sequence[int], length: int) -> list[Array]:
-    """Keeps rows of a cache, and of them the last `length` tokens."""
-    return [array[list(rows), :, array.shape[2] - length :] for array in arrays]
+def gather_rows(parts: Sequence[tuple[Sequence[Array], Sequence[int]]], length: int) -> list[Array]:
+    """Makes one cache of rows of several, in one pass over their bytes.
+
+    Args:
+        parts: Tensors of a cache [B, H, L, D], and which of its rows.
+        length: Tokens of the result: of longer rows the last, before shorter ones zeros.
+    """
+    num_tensors = len(parts[0][0])
+    return [
+        _align_right([arrays[index][row] for arrays, rows in parts for row in rows], length)
+        for index in range(num_tensors)
+    ]
 
 
-def stack_rows(first: Sequence[Array], second: Sequence[Array]) -> list[Array]:
-    """Stacks two caches, the shorter one padded with zeros on the left."""
-    length = max(first[0].shape[2], second[0].shape[2])
-    pairs = zip(first, second, strict=True)
-    return [np.concatenate([_pad(a, length), _pad(b, length)]) for a, b in pairs]
-
-
-def _pad(array: Array, length: int) -> Array:
-    missing = length - array.shape[2]
-    return array if not missing else np.pad(array, ((0, 0), (0, 0), (missing, 0), (0, 0)))
+def _align_right(rows_HLD: Sequence[Array], length: int) -> Array:
+    """Stacks rows [H, L, D] of any lengths."""
+    heads, _, size = rows_HLD[0].shape
+    stacked = np.empty((len(rows_HLD), heads, length, size), rows_HLD[0].dtype)
+    for target, row in zip(stacked, rows_HLD, strict=True):
+        kept = min(length, row.shape[1])
+        target[:, : length - kept] = 0
+        target[:, length - kept :] = row[:, row.shape[1] - kept :]
+    return stacked

@@ -4,17 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from .generation import Generation, Limits
 from .prompts import PromptEncoder
+from .responses import ResponseListener, ResponseThread
 from .sampling import RequestError, SamplingParameters, read_parameters
 from .scheduler import QueueFullError, Scheduler
 from .sessions import open_decoder
 
 MAX_PARAMETERS_BYTES = 65536
-FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
@@ -35,11 +34,12 @@ class TritonPythonModel:
         )
         decoder = open_decoder(here, settings, args)
         self._scheduler = Scheduler(decoder, Limits(**settings["limits"]))
+        self._responses = ResponseThread()
 
     def execute(self, requests: list[Any]) -> None:
         """Queues requests; a bad one is answered at once."""
         for request in requests:
-            listener = ResponseListener(request.get_response_sender())
+            listener = ResponseListener(request.get_response_sender(), self._responses)
             try:
                 self._scheduler.submit(self._read_request(request, listener))
             except RequestError as error:
@@ -48,10 +48,11 @@ class TritonPythonModel:
                 listener.send_error(str(error), pb_utils.TritonError.UNAVAILABLE)
 
     def finalize(self) -> None:
-        """Ends the thread."""
+        """Ends the threads; what was said is sent before."""
         self._scheduler.close()
+        self._responses.close()
 
-    def _read_request(self, request: Any, listener: "ResponseListener") -> Generation:
+    def _read_request(self, request: Any, listener: ResponseListener) -> Generation:
         prompt = self._read_prompt(request)
         stream = _read_input(request, "stream")
         return Generation(
@@ -87,45 +88,6 @@ class TritonPythonModel:
                 f"{left} of the context of {self._max_context}"
             )
         return parameters
-
-
-class ResponseListener:
-    """Sends what the scheduler says to the one who asked."""
-
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
-
-    def send_text(self, text: str) -> None:
-        """Sends a part of an answer."""
-        self._send([_strings("text_output", text)], 0)
-
-    def send_last(self, text: str, reason: str, num_prompt: int, num_generated: int) -> None:
-        """Sends the rest of an answer, why it ends, and its tokens."""
-        tensors = [
-            _strings("text_output", text),
-            _strings("finish_reason", reason),
-            pb_utils.Tensor("num_input_tokens", np.array([num_prompt], np.uint32)),
-            pb_utils.Tensor("num_output_tokens", np.array([num_generated], np.uint32)),
-        ]
-        self._send(tensors, FINAL)
-
-    def send_error(self, message: str, code: int | None = None) -> None:
-        """Ends an answer with an error."""
-        given = pb_utils.TritonError.INTERNAL if code is None else code
-        error = pb_utils.TritonError(message, given)
-        response = pb_utils.InferenceResponse(output_tensors=[], error=error)
-        self._sender.send(response, flags=FINAL)
-
-    def is_cancelled(self) -> bool:
-        """Tells whether the client is gone."""
-        return bool(self._sender.is_cancelled())
-
-    def _send(self, tensors: list[Any], flags: int) -> None:
-        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
-
-
-def _strings(name: str, text: str) -> Any:
-    return pb_utils.Tensor(name, np.array([text.encode("utf-8", "replace")], dtype=object))
 
 
 def _read_input(request: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .decoder import Array, Cache, Decoder, select_rows, stack_rows
+from .decoder import Array, Cache, Decoder, gather_rows
 from .generation import Generation, Limits
 
 CANCEL_CHECK_S = 0.1  # each look costs a round trip to the server's process
@@ -173,12 +173,10 @@ class Scheduler:
 
     def _join(self, joining: list[Generation], rows: Sequence[int], cache: Cache) -> None:
         before, self._running = self._running, [*self._running, *joining]  # a fault is theirs too
-        length = max(each.num_cached for each in joining)
-        arrays = select_rows(self._decoder.read_cache(cache), rows, length)
+        parts = [(self._decoder.read_cache(cache), rows)]
         if before:
-            arrays = stack_rows(self._decoder.read_cache(self._cache), arrays)
-        self._cache = self._decoder.write_cache(arrays)
-        self._mask_BL = make_mask([e.num_cached for e in self._running], arrays[0].shape[2])
+            parts.insert(0, (self._decoder.read_cache(self._cache), range(len(before))))
+        self._rebuild(parts)
 
     def _step(self) -> None:
         """Decodes one token of every running request."""
@@ -209,9 +207,12 @@ class Scheduler:
             self._decoder.free_cache(self._cache)
             self._cache, self._mask_BL = [], np.empty((0, 0), np.int64)
             return
+        self._rebuild([(self._decoder.read_cache(self._cache), staying)])
+
+    def _rebuild(self, parts: Sequence[tuple[Sequence[Array], Sequence[int]]]) -> None:
+        """Makes the cache of the running requests anew, no longer than the longest of them."""
         lengths = [each.num_cached for each in self._running]
-        arrays = select_rows(self._decoder.read_cache(self._cache), staying, max(lengths))
-        self._cache = self._decoder.write_cache(arrays)
+        self._cache = self._decoder.write_cache(gather_rows(parts, max(lengths)))
         self._mask_BL = make_mask(lengths, max(lengths))
 
     def _fail_running(self, message: str) -> None:
