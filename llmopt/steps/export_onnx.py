@@ -37,6 +37,7 @@ class ExportOnnx(StepBase):
     """Exports a checkpoint to ONNX and holds the file against PyTorch."""
 
     produces: ClassVar[ArtifactKind] = "onnx_model"
+    step_version: ClassVar[int] = 2  # 1 repeated keys and values for each query head
 
     uses: Literal["export.onnx"]
     model: AnyModelName = Field(description="A decoder, plain or quantised, or a BERT encoder.")
