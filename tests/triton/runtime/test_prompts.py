@@ -79,6 +79,7 @@ def test_a_text_that_can_not_be_answered_is_refused(
     [
         ("[", "messages is no JSON"),
         ("[" * 1900, "messages is no JSON"),
+        (r'[{"role": "user", "content": "袖\udfff口"}]', r"messages hold .udfff, half of a pair"),
         ("[]", 'messages is a list of {"role"'),
         ('{"role": "user"}', "messages is a list"),
         ('[{"role": "user"}]', "messages is a list"),

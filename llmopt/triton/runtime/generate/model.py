@@ -1,6 +1,7 @@
 """Triton's Python backend: requests in, answers out; the work is the scheduler's."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .scheduler import QueueFullError, Scheduler
 from .sessions import open_decoder
 
 MAX_PARAMETERS_BYTES = 65536
+logger = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
@@ -46,6 +48,9 @@ class TritonPythonModel:
                 listener.send_error(str(error), pb_utils.TritonError.INVALID_ARG)
             except QueueFullError as error:
                 listener.send_error(str(error), pb_utils.TritonError.UNAVAILABLE)
+            except Exception as error:
+                logger.exception("a request could not be read")
+                listener.send_error(f"the request could not be read: {error}")
 
     def finalize(self) -> None:
         """Ends the threads; what was said is sent before."""

@@ -85,6 +85,7 @@ class PromptEncoder:
             )
         except TEMPLATE_ERRORS as error:
             raise RequestError(f"the chat template refuses the messages: {error}") from None
+        _refuse_surrogates(text)
         return self._check(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _decode(self, name: str, raw: bytes) -> str:
@@ -106,6 +107,16 @@ class PromptEncoder:
                 "runs at once, with room for an answer"
             )
         return ids
+
+
+def _refuse_surrogates(text: str) -> None:
+    """JSON may escape half of a pair of UTF-16, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"messages hold \\u{ord(text[error.start]):04x}, half of a pair of UTF-16"
+        ) from None
 
 
 def _is_message(message: Any) -> bool:

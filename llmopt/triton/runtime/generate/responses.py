@@ -72,7 +72,8 @@ class ResponseListener:
     def send_error(self, message: str, code: int | None = None) -> None:
         """Ends an answer with an error."""
         given = pb_utils.TritonError.INTERNAL if code is None else code
-        error = pb_utils.TritonError(message, given)
+        sendable = message.encode("utf-8", "replace").decode()  # it may quote half a character
+        error = pb_utils.TritonError(sendable, given)
         response = pb_utils.InferenceResponse(output_tensors=[], error=error)
         self._thread.put(self, response, FINAL)
 
