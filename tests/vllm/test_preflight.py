@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -45,8 +46,9 @@ pytestmark = [
 ]
 
 
-def ask_vllm(script: str, request: Any, folder: Path) -> Any:
-    """Runs a script of this folder in vLLM's environment."""
+def ask_vllm(script: str, request: Any, folder: Path, packages: Path | None = None) -> Any:
+    """Runs a script of this folder in vLLM's environment, with more packages from a folder."""
+    more = {} if packages is None else {"PYTHONPATH": str(packages)}
     (folder / "request.json").write_text(json.dumps(request))
     path = REPOSITORY / "tests" / "vllm" / script
     finished = subprocess.run(
@@ -55,6 +57,7 @@ def ask_vllm(script: str, request: Any, folder: Path) -> Any:
         text=True,
         timeout=1500,
         check=False,
+        env={**os.environ, **more},
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return json.loads((folder / "response.json").read_text())

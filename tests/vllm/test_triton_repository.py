@@ -1,5 +1,7 @@
 """model.json of vllm repositories, read by the real vLLM's own parser as Triton's backend does."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,14 @@ def write_repository(folder: Path, checkpoint: Path, arguments: dict[str, Any]) 
     return folder / "apparel" / "1" / "model.json"
 
 
+def install(requirement: str, folder: Path) -> Path:
+    """Puts one package into a folder, without what it depends on; vLLM is there already."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    done = subprocess.run([*command, folder, requirement], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def test_vllm_takes_what_is_written(run_cli: RunCli, random_model: Path, tmp_path: Path) -> None:
     made = {
         "gptq": ("rtn", "--group-size", "32"),
@@ -53,6 +63,12 @@ def test_vllm_takes_what_is_written(run_cli: RunCli, random_model: Path, tmp_pat
         assert Path(answer["model"]) == file.parent / "checkpoint"
     # vLLM's core holds bitsandbytes no longer; the repository names the plugin that does.
     assert "bitsandbytes" in answers[2]["error"]
-    assert require_bitsandbytes("0.32.0") == "vllm-bnb-plugin==0.0.3"
+    plugin = require_bitsandbytes("0.32.0")
+    assert plugin == "vllm-bnb-plugin==0.0.3"
+    (with_plugin,) = ask_vllm(
+        "check_engine_args.py", [str(files[2])], tmp_path, install(plugin, tmp_path / "plugin")
+    )
+    assert "error" not in with_plugin, with_plugin
+    assert with_plugin["quantization"] == "bitsandbytes"
     assert "unexpected keyword argument 'max_model_length'" in answers[3]["error"]
     assert "max_model_len" in answers[4]["error"]
