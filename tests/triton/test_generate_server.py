@@ -190,6 +190,16 @@ def test_sampling_is_repeatable_and_obeys(serving: Serving) -> None:
     assert stopped["finish_reason"] == "stop"
 
 
+def test_penalties_and_min_p_reach_the_model(serving: Serving) -> None:
+    client = serving.client
+    greedy = ask(client, "plain", TEXTS[9], NUM_TOKENS)["text_output"]
+    likeliest = ask(client, "plain", TEXTS[9], NUM_TOKENS, temperature=1.5, min_p=1.0)
+    assert likeliest["text_output"] == greedy
+    for name in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
+        penalised = ask(client, "plain", TEXTS[9], NUM_TOKENS, **{name: 2.0})
+        assert penalised["text_output"] != greedy, name
+
+
 def test_a_chat_goes_through_the_template(serving: Serving) -> None:
     messages = [{"role": "user", "content": "袖口の仕様は?"}]
     given = json.dumps(messages, ensure_ascii=False)

@@ -90,6 +90,12 @@ def test_penalties_count_what_they_are_for(settings: dict[str, float], expected:
     assert chooser.choose(np.array([4, 1, 3, -2], np.float32)) == expected
 
 
+def test_a_repeated_token_falls_below_zero_too() -> None:
+    """A negative logit is multiplied: divided, it would rise."""
+    chooser = TokenChooser(SamplingParameters(8, repetition_penalty=2.0), [0], 3)
+    assert chooser.choose(np.array([-1.0, -1.5, -9.0], np.float32)) == 1  # -2 < -1.5
+
+
 def test_penalties_follow_the_tokens_that_were_generated() -> None:
     logits_V = np.array([4.0, 3.0, 2.0, -1.0], np.float32)
     frequent = TokenChooser(SamplingParameters(8, frequency_penalty=0.8), [3], 4)
