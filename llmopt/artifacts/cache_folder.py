@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from llmopt.artifacts.files import expand_home, make_folder
+from llmopt.errors import InputError
 
 CACHE_VARIABLE = "LLMOPT_CACHE"
 DEFAULT_CACHE = "~/.cache/llmopt"
@@ -16,7 +17,12 @@ def open_cache_folder() -> Path:
         InputError: It can't be made there.
     """
     folder = locate_cache_folder()
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except InputError as error:
+        raise InputError(
+            error.message, remedy=f"name another place: {CACHE_VARIABLE}=FOLDER"
+        ) from None
     return folder
 
 

@@ -19,6 +19,7 @@ from llmopt.cli.console import print_data, print_json, print_line
 from llmopt.errors import CapabilityError, InputError, RecipeError
 from llmopt.recipe.starter import write_starter_recipe
 
+MODEL_CONFIG = "config.pbtxt"  # of each model in a Triton repository
 ANEW = "copy it from its source again, or make it anew"
 store_app = typer.Typer()
 
@@ -116,8 +117,13 @@ def _examine(folder: Path, onnx: Path | None) -> Examination:
         seen.faults += exported.faults
         seen.not_checked += exported.not_checked
         seen.checked.append(f"ONNX model ({exported.description})")
-    elif (folder / TRITON_DESCRIPTION_NAME).exists() or any(folder.glob("*/config.pbtxt")):
+    elif (folder / TRITON_DESCRIPTION_NAME).exists() or any(folder.glob(f"*/{MODEL_CONFIG}")):
         _examine_repository(folder, seen)
+    elif (folder / MODEL_CONFIG).exists():
+        raise InputError(
+            f"{folder} is one model of a Triton repository",
+            remedy=f"verify the repository: llmopt verify {folder.parent}",
+        )
     elif (folder / "config.json").exists() or not seen.checked:
         _examine_checkpoint(folder, seen)
     return seen

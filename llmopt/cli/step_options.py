@@ -23,14 +23,16 @@ def option_parameters(model: type[BaseModel], left_out: set[str]) -> Iterator[in
     the help text shows.
     """
     for name, field in model.model_fields.items():
-        scalar: Any = _list_type(field.annotation) or _scalar_type(field.annotation)
+        several = _list_type(field.annotation)
+        scalar: Any = several or _scalar_type(field.annotation)
         if name in left_out or scalar is None:
             continue
         flag = "--" + name.replace("_", "-")
         declaration = f"{flag}/--no-{flag[2:]}" if scalar is bool else flag
-        option = typer.Option(
-            declaration, help=field.description, show_default=_describe_default(field)
-        )
+        text = field.description
+        if several is not None:
+            text = f"{text} Several: {flag} A {flag} B."
+        option = typer.Option(declaration, help=text, show_default=_describe_default(field))
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,

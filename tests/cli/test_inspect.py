@@ -98,6 +98,16 @@ def test_a_folder_that_is_no_model_is_refused(
     assert place in done.stderr
 
 
+def test_one_model_of_a_repository_names_the_repository(run_here: RunHere, tmp_path: Path) -> None:
+    model = tmp_path / "repository" / "apparel"
+    model.mkdir(parents=True)
+    (model / "config.pbtxt").write_text("")
+    done = run_here("verify", "repository/apparel")
+    assert done.returncode == 8
+    assert "is one model of a Triton repository" in done.stderr
+    assert "llmopt verify repository" in done.stderr
+
+
 def test_store_ls_and_gc(
     run_here: RunHere, tmp_path: Path, random_model: Path, documents: Path
 ) -> None:
@@ -158,6 +168,16 @@ def test_doctor_tells_where_the_server_is_and_fetches_it_once(
     assert failed.returncode == 5
     assert "pip could not fetch nvidia-pytriton==0.7.0" in failed.stderr
     assert run_cli("doctor", "--get", "vllm").returncode == 2
+
+
+def test_a_cache_that_can_not_be_made_is_told_with_its_variable(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLMOPT_CACHE", str(tmp_path / "file" / "cache"))
+    refused = run_cli("doctor", "--get", "tritonserver")
+    assert refused.returncode == 8
+    assert "LLMOPT_CACHE=FOLDER" in refused.stderr
 
 
 def test_doctor_finds_the_server_that_is_there(run_cli: RunCli) -> None:

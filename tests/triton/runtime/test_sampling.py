@@ -121,6 +121,8 @@ def test_penalties_follow_the_tokens_that_were_generated() -> None:
         ({"top_p": 0}, "top_p is 0; it is more than 0, at most 1"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_k": -2}, "top_k is -2; it is -1 or more"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty is 5e-324; it is 0.01 or more"),
+        ({"seed": 10**300}, "seed is 10+…; it is"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"presence_penalty": 3}, "presence_penalty is 3"),
         ({"seed": -1}, "seed is -1"),

@@ -68,11 +68,12 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "top_p": (0, 1, False),
     "top_k": (-1, math.inf, True),
     "min_p": (0, 1, True),
-    "repetition_penalty": (0, 100, False),
+    "repetition_penalty": (0.01, 100, True),  # its inverse stays a float
     "frequency_penalty": (-2, 2, True),
     "presence_penalty": (-2, 2, True),
     "seed": (0, 2**63 - 1, True),
 }
+MAX_SHOWN = 80  # characters of a value that is refused
 INTEGERS = ("max_tokens", "top_k", "seed")
 
 
@@ -90,7 +91,9 @@ def read_parameters(given: Mapping[str, Any], default_max_tokens: int) -> Sampli
     values: dict[str, Any] = {"max_tokens": default_max_tokens}
     for name, value in given.items():
         if name not in known:
-            raise RequestError(f"unknown sampling parameter {name!r}; known are {', '.join(known)}")
+            raise RequestError(
+                f"unknown sampling parameter {_show(name)}; known are {', '.join(known)}"
+            )
         if value is not None:
             values[name] = _read_value(name, value)
     return SamplingParameters(**values)
@@ -101,25 +104,30 @@ def _read_value(name: str, value: Any) -> Any:
         return _read_stop(value)
     if name == "ignore_eos":
         if not isinstance(value, bool):
-            raise RequestError(f"ignore_eos is {value!r}; it is true or false")
+            raise RequestError(f"ignore_eos is {_show(value)}; it is true or false")
         return value
     least, most, inclusive = RANGES[name]
     kinds = (int,) if name in INTEGERS else (int, float)
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or (isinstance(value, float) and not math.isfinite(value)):
         kind = "a whole number" if name in INTEGERS else "a number"
-        raise RequestError(f"{name} is {value!r}; it is {kind}")
+        raise RequestError(f"{name} is {_show(value)}; it is {kind}")
     if value > most or value < least or (value == least and not inclusive):
         lower = f"{least:g} or more" if inclusive else f"more than {least:g}"
         upper = "" if most == math.inf else f", at most {most:g}"
-        raise RequestError(f"{name} is {value!r}; it is {lower}{upper}")
+        raise RequestError(f"{name} is {_show(value)}; it is {lower}{upper}")
     return value
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _read_stop(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(t, str) and t for t in texts):
-        raise RequestError(f"stop is {value!r}; it is a text or a list of texts, none empty")
+        raise RequestError(f"stop is {_show(value)}; it is a text or a list of texts, none empty")
     if len(texts) > MAX_STOP_STRINGS:
         raise RequestError(f"stop has {len(texts)} texts; at most {MAX_STOP_STRINGS}")
     return tuple(texts)
