@@ -119,7 +119,7 @@ def test_a_load_has_a_bar_for_each_number_of_clients(tmp_path: Path) -> None:
     page = render(tmp_path / "run")
     drawn = {d.get("aria-label"): d for d in read_drawings(page) if d.get("class") == "bar"}
     widths = [
-        str(drawn[f"{name}: {rate:#.4g}"].find(f"{SVG}rect").get("width"))  # type: ignore[union-attr]
+        str(drawn[f"{name}: {rate:.1f}/s"].find(f"{SVG}rect").get("width"))  # type: ignore[union-attr]
         for name, rate in rates.items()
     ]
     assert widths == ["33.33%", "100.00%"]
