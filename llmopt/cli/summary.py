@@ -43,9 +43,8 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
     for name, artifact in result.artifacts.items():
         if artifact.manifest.kind == "triton_repository":
             place = _relative(output_folder / name)
-            # Artifacts of older llmopts lack them.
             metrics: Mapping[str, Any] = artifact.manifest.metrics
-            arguments = metrics.get("server_arguments", [])
+            arguments = metrics["server_arguments"]
             hints.append(" ".join((f"tritonserver --model-repository={place}", *arguments)))
             hints.append(f"  (in NVIDIA's container: {place}/README.md has the whole command)")
     lines += [f"{'      ' if index else 'next: '}{hint}" for index, hint in enumerate(hints)]

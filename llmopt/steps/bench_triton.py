@@ -28,6 +28,7 @@ class BenchTriton(StepBase):
     """
 
     produces: ClassVar[ArtifactKind] = "evaluation"
+    step_version: ClassVar[int] = 2  # 1 did not record what was measured on the CPU instead
 
     uses: Literal["bench.triton"]
     repository: Annotated[str, InputRef(("triton_repository",))] = Field(
