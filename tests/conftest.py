@@ -18,6 +18,7 @@ settings.register_profile("llmopt", deadline=None, derandomize=True, database=No
 settings.load_profile("llmopt")
 torch.set_num_threads(1)  # for fixtures of a wide scope; `one_thread` sees to it in a test
 
+REQUIRE_SERVER = "LLMOPT_REQUIRE_SERVER"
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -41,10 +42,14 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server_distribution() -> ServerDistribution:
-    """The server in the cache; a test that needs it is skipped where there is none."""
+    """The server in the cache; a test that needs it is skipped where there is none.
+
+    With LLMOPT_REQUIRE_SERVER=1, as in CI, it fails instead.
+    """
     found = find_server()
     if found is None:
-        pytest.skip(f"needs tritonserver: {GET_REMEDY}")
+        refuse = pytest.fail if os.environ.get(REQUIRE_SERVER) == "1" else pytest.skip
+        refuse(f"needs tritonserver: {GET_REMEDY}")
     return found
 
 

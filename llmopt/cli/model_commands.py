@@ -157,6 +157,8 @@ def run_into(loaded: LoadedRecipe, output: Path | None, hand: HandRun) -> None:
     artifact = run_by_hand(loaded, hand)
     if not hand.quiet:
         print_data("; ".join(describe_artifact(artifact)))
+        for fault in artifact.manifest.degraded:
+            print_data(f"degraded: {fault}")
     print_data(os.path.relpath(artifact.path))
 
 

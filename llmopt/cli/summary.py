@@ -25,6 +25,7 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
         else:
             figures = [*_describe_limits(steps[name], artifact), *describe_artifact(artifact)]
             lines.append(f"  {name}: {'; '.join(figures)}")
+        lines += [f"    degraded: {fault}" for fault in artifact.manifest.degraded]
         lines.append(f"    {_relative(output_folder / name)}")
     for name, reason in result.unavailable.items():
         lines.append(f"  {name}: not run: {reason}")
@@ -42,7 +43,9 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
     for name, artifact in result.artifacts.items():
         if artifact.manifest.kind == "triton_repository":
             place = _relative(output_folder / name)
-            hints.append(f"tritonserver --model-repository={place}")
+            metrics: Mapping[str, Any] = artifact.manifest.metrics
+            arguments = metrics["server_arguments"]
+            hints.append(" ".join((f"tritonserver --model-repository={place}", *arguments)))
             hints.append(f"  (in NVIDIA's container: {place}/README.md has the whole command)")
     lines += [f"{'      ' if index else 'next: '}{hint}" for index, hint in enumerate(hints)]
     return "\n".join(lines)
@@ -129,6 +132,8 @@ def _describe_load(metrics: Mapping[str, Any]) -> Iterator[str]:
             rate = f"{figures['tokens_per_s']:.0f} tokens/s"
         clients = name.removeprefix("clients_")
         yield f"{clients} at once: {rate}, p99 {figures['latency_p99_ms']:.0f} ms"
+    if metrics.get("chosen_delay_ms") is not None:
+        yield f"chosen delay {metrics['chosen_delay_ms']:g} ms"
 
 
 def _describe_speeds(metrics: Mapping[str, Any]) -> Iterator[str]:

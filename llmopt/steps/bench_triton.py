@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmopt.artifacts.manifest import ArtifactKind
 from llmopt.artifacts.triton_description import (
@@ -28,6 +28,7 @@ class BenchTriton(StepBase):
     """
 
     produces: ClassVar[ArtifactKind] = "evaluation"
+    step_version: ClassVar[int] = 2  # 1 did not record what was measured on the CPU instead
 
     uses: Literal["bench.triton"]
     repository: Annotated[str, InputRef(("triton_repository",))] = Field(
@@ -49,7 +50,9 @@ class BenchTriton(StepBase):
         "within latency_budget_ms is chosen.",
     )
     latency_budget_ms: float | None = Field(
-        None, gt=0, description="With delays_ms: what the p99 at every number of clients may be."
+        None,
+        gt=0,
+        description="With delays_ms, and only so: what the p99 at every number of clients may be.",
     )
 
     @field_validator("clients", "delays_ms")
@@ -58,6 +61,18 @@ class BenchTriton(StepBase):
         if list(values) != sorted(set(values)):
             raise ValueError(f"{list(values)} must rise, each once")
         return values
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> "BenchTriton":
+        if self.latency_budget_ms is not None and not self.delays_ms:
+            raise ValueError(
+                f"latency_budget_ms {self.latency_budget_ms:g} chooses among delays_ms, and none "
+                "is given: give the delays to try, such as delays_ms: [0, 5, 20], or hold the "
+                "measured p99 with an eval.gate: metrics_of this step, require "
+                f"clients_{self.clients[-1]}.latency_p99_ms: "
+                f"{{max: {self.latency_budget_ms:g}}}"
+            )
+        return self
 
     def measured_names(self) -> frozenset[str]:
         """Names the repository."""

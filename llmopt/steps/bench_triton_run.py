@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pydantic import JsonValue
 
@@ -12,7 +13,7 @@ from llmopt.triton.load import OpenAsker, ask_generating, ask_once, put_load
 from llmopt.triton.served_repository import (
     ServedRepository,
     TrialOptions,
-    describe_stand_ins,
+    describe_trial,
     serve_repository,
 )
 from llmopt.triton.server_distribution import SERVER_RELEASE
@@ -34,33 +35,42 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     """Measures at every number of clients, and for an ensemble with every delay."""
     folder = inputs["repository"].path
     description = read_triton_description(folder)
-    delays: tuple[float | None, ...] = step.delays_ms or (None,)
-    context.progress.start("asking the server", len(delays) * len(step.clients))
+    num_loads = max(len(step.delays_ms), 1) * len(step.clients)
+    context.progress.start("asking the server", num_loads)
     context.scratch_folder.mkdir(parents=True, exist_ok=True)
     options = TrialOptions(context.scratch_folder / "server.log")
-    found: dict[float | None, Levels] = {}
     with serve_repository(folder, description, options, context.progress.note) as served:
-        for delay in delays:
-            if delay is not None:
-                served.reload_engine(round(delay * US_PER_MS))
-            found[delay] = _measure(step, served, context)
-        stand_ins = served.stand_ins
-    chosen = choose_delay(found, step.latency_budget_ms)
-    headline, lateness = choose_headline(found, chosen, step.latency_budget_ms)
-    levels = found[headline]
-    metrics: dict[str, JsonValue] = {name: {**figures} for name, figures in levels.items()}
-    metrics["scaling"] = _scale(levels)
-    if step.delays_ms:
-        metrics["chosen_delay_ms"] = chosen
-    _write_results(context, found)
-    return Outcome(
-        metrics=metrics,
-        degraded=[*describe_stand_ins(stand_ins), *lateness],
+        degraded = describe_trial(served.overridden, served.stand_ins)
+        if step.delays_ms:
+            outcome = _try_delays(step, served, context)
+        else:
+            levels = _measure(step, served, context)
+            _write_results(context, json.dumps(levels, indent=1), write_table(levels))
+            outcome = Outcome(metrics=_list_metrics(levels))
+    return replace(
+        outcome,
+        degraded=[*degraded, *outcome.degraded],
         machine={"tritonserver": SERVER_RELEASE},
     )
 
 
-def choose_delay(found: Mapping[float | None, Levels], budget_ms: float | None) -> float | None:
+def _try_delays(step: BenchTriton, served: ServedRepository, context: RunContext) -> Outcome:
+    """Measures with every delay; the figures are those of the one that is chosen."""
+    found: dict[float, Levels] = {}
+    for delay in step.delays_ms:
+        served.reload_engine(round(delay * US_PER_MS))
+        found[delay] = _measure(step, served, context)
+    chosen = choose_delay(found, step.latency_budget_ms)
+    headline, lateness = choose_headline(found, chosen, step.latency_budget_ms)
+    named = {f"{delay:g} ms": levels for delay, levels in found.items()}
+    tables = (f"delay {name}\n\n{write_table(levels)}" for name, levels in named.items())
+    _write_results(context, json.dumps(named, indent=1), "\n\n".join(tables))
+    return Outcome(
+        metrics={**_list_metrics(found[headline]), "chosen_delay_ms": chosen}, degraded=lateness
+    )
+
+
+def choose_delay(found: Mapping[float, Levels], budget_ms: float | None) -> float | None:
     """Returns the delay with the most requests per second at the most clients.
 
     Args:
@@ -79,17 +89,17 @@ def choose_delay(found: Mapping[float | None, Levels], budget_ms: float | None) 
 
 
 def choose_headline(
-    found: Mapping[float | None, Levels], chosen: float | None, budget_ms: float | None
-) -> tuple[float | None, list[str]]:
+    found: Mapping[float, Levels], chosen: float | None, budget_ms: float | None
+) -> tuple[float, list[str]]:
     """Returns the delay whose figures are reported, and what makes them less than was asked.
 
     Args:
         found: Delay in ms → clients → figures.
-        chosen: As `choose_delay` says; where it is none of them, the one with the lowest p99 at
-            its worst number of clients stands in.
+        chosen: As `choose_delay` says; where it is None, the one with the lowest p99 at its worst
+            number of clients stands in.
         budget_ms: What no delay keeps then.
     """
-    if chosen in found:
+    if chosen is not None:
         return chosen, []
     assert budget_ms is not None, "any delay keeps no budget"
     quickest = min(found, key=lambda delay: _worst_p99_ms(found[delay]))
@@ -139,13 +149,10 @@ def _scale(levels: Levels) -> float:
     return round(last[rate] / first[rate], 3)
 
 
-def _write_results(context: RunContext, found: Mapping[float | None, Levels]) -> None:
-    named = {"" if delay is None else f"{delay:g} ms": levels for delay, levels in found.items()}
-    folder = context.work_folder
-    text = json.dumps(named.get("", named), indent=1)
-    (folder / RESULTS_NAME).write_text(text + "\n", encoding="utf-8")
-    parts = [
-        (f"delay {name}\n\n" if name else "") + write_table(levels)
-        for name, levels in named.items()
-    ]
-    (folder / TABLE_NAME).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+def _list_metrics(levels: Levels) -> dict[str, JsonValue]:
+    return {**{name: {**figures} for name, figures in levels.items()}, "scaling": _scale(levels)}
+
+
+def _write_results(context: RunContext, results: str, table: str) -> None:
+    (context.work_folder / RESULTS_NAME).write_text(results + "\n", encoding="utf-8")
+    (context.work_folder / TABLE_NAME).write_text(table + "\n", encoding="utf-8")

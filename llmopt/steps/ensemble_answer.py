@@ -1,4 +1,9 @@
-"""What an ensemble is to answer: the export in onnxruntime, without a server."""
+"""What an ensemble is to answer: the export in onnxruntime, without a server.
+
+Tokenizer and session are reached apart from the served code; `choose_bucket`, `find_masks`,
+`pad_rows`, `pool_mean` and `rank_tokens` are the served code itself, so that a fault of theirs
+shows in the tests of `llmopt.triton.runtime.ensemble`, not in this comparison.
+"""
 
 from typing import Any
 

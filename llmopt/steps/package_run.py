@@ -45,6 +45,7 @@ from llmopt.triton.repository import (
     write_requirements,
 )
 from llmopt.triton.repository_readme import write_readme
+from llmopt.triton.server_arguments import list_start_arguments
 from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
@@ -129,6 +130,7 @@ def _measure(description: TritonDescription, folder: Path) -> dict[str, JsonValu
         "models": [model.name for model in description.models],
         "triton_release": description.triton_release,
         "device": description.device,
+        "server_arguments": list(list_start_arguments(folder, description)),
         "repository_bytes": folder_size_bytes(folder),
     }
 

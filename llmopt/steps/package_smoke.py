@@ -14,7 +14,7 @@ from llmopt.steps.ensemble_answer import answer_directly
 from llmopt.steps.package_run import locate_tokenizer, make_plan
 from llmopt.steps.package_triton import PackageTriton
 from llmopt.triton.generate_model import read_eos_tokens
-from llmopt.triton.served_repository import TrialOptions, check_servable_here, describe_stand_ins
+from llmopt.triton.served_repository import TrialOptions, check_servable_here, describe_trial
 from llmopt.triton.smoke import SmokeReport, smoke_repository
 from llmopt.triton.smoke_answers import Expected
 
@@ -37,7 +37,7 @@ def try_repository(
         NumericalError: Its answers are not those of the export.
     """
     options = TrialOptions(context.scratch_folder / LOG_NAME)
-    check_servable_here(description, on_cpu=options.on_cpu)
+    check_servable_here(description)
     if step.shape == "generate":
         expected = expect_text(description, inputs, step.threads)
     else:
@@ -58,7 +58,7 @@ def _make_outcome(report: SmokeReport) -> Outcome:
             "answer_checked": list(answer.checked),
         },
         timings={name: round(seconds, 3) for name, seconds in timings.items()},
-        degraded=describe_stand_ins(report.stand_ins),
+        degraded=describe_trial(report.overridden, report.stand_ins),
     )
 
 

@@ -76,6 +76,7 @@ class PackageTriton(StepBase):
     """Writes a Triton model repository, which needs no llmopt to run."""
 
     produces: ClassVar[ArtifactKind] = "triton_repository"
+    step_version: ClassVar[int] = 2  # the command in README.md of 1 lacked arguments
 
     uses: Literal["package.triton"]
     shape: RepositoryShape = Field(

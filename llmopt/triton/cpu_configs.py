@@ -35,6 +35,24 @@ def make_cpu_config(folder: Path) -> dict[str, Any] | None:
     return made
 
 
+def list_cpu_changes(folder: Path) -> tuple[str, ...]:
+    """Returns in words what `make_cpu_config` changes; empty where it changes nothing.
+
+    Args:
+        folder: The model's.
+
+    Raises:
+        InputError: There is no config.pbtxt, or it is none.
+    """
+    config = read_config(folder)
+    changes = []
+    if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in config.instance_group):
+        changes.append("on the CPU, not on a GPU")
+    if ENVIRONMENT_KEY in config.parameters:
+        changes.append(f"in an environment made here, not in its {ENVIRONMENT_KEY}")
+    return tuple(changes)
+
+
 def _move_to_cpu(config: ModelConfig) -> None:
     for group in config.instance_group:
         if group.kind == pb.ModelInstanceGroup.KIND_GPU:

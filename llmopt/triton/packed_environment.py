@@ -1,10 +1,12 @@
 """The Python environment of a repository's models, packed so that the server unpacks it itself.
 
 The server's stub takes an archive in EXECUTION_ENV_PATH, unpacks it, and starts after `source
-bin/activate`. A virtual environment does not move by itself: its activate names the folder that it
-was made in, and its interpreter is a link. Both are written anew for the container's Python.
+bin/activate`. A virtual environment does not move by itself: its activate and its scripts name the
+folder that it was made in, and its interpreter is a link. All are written anew for the container's
+Python.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +22,8 @@ PACKED_NAME = "environment.tar.gz"
 PACKED_PATH = f"$$TRITON_MODEL_DIRECTORY/../{PACKED_NAME}"
 SERVER_BIN = "/usr/bin"
 ACTIVATED = 'VIRTUAL_ENV="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"'
+OF_OTHER_SHELLS = ("activate.csh", "activate.fish", "Activate.ps1")
+MOVABLE_SHEBANG = b"#!/usr/bin/env python3\n"  # after activate, the environment's own
 PIP_ERROR_LINES = 3
 
 
@@ -87,6 +91,19 @@ def make_movable(environment: Path, python: str) -> None:
     script, count = re.subn(r"(?m)^\s*(export )?VIRTUAL_ENV=.*$", lambda _: ACTIVATED, script)
     assert count, "activate sets no VIRTUAL_ENV"
     activate.write_text(script, encoding="utf-8")
+    for name in OF_OTHER_SHELLS:
+        (binaries / name).unlink(missing_ok=True)
+    for path in binaries.iterdir():
+        _make_script_movable(path, environment)
+
+
+def _make_script_movable(path: Path, environment: Path) -> None:
+    """Lets a script of the environment start the interpreter that activate puts first."""
+    if path.is_symlink():
+        return
+    shebang, newline, rest = path.read_bytes().partition(b"\n")
+    if newline and shebang.startswith(b"#!" + os.fsencode(environment)):
+        path.write_bytes(MOVABLE_SHEBANG + rest)
 
 
 def _without_bytecode(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

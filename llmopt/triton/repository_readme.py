@@ -5,9 +5,8 @@ import shlex
 from pathlib import Path
 
 from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TritonDescription
-from llmopt.triton.model_config import read_config
 from llmopt.triton.releases import TritonRelease
-from llmopt.triton.server_arguments import list_server_arguments
+from llmopt.triton.server_arguments import list_start_arguments
 
 README_NAME = "README.md"
 TEMPLATE = """\
@@ -53,9 +52,7 @@ def write_readme(
         mount: Where the repository is mounted on the server.
         lacks_packages: Whether the container's Python needs what requirements.txt names.
     """
-    arguments = list_server_arguments(
-        read_config(repository / model.name) for model in description.models
-    )
+    arguments = list_start_arguments(repository, description)
     is_single_pass = description.shape == "ensemble"
     text = TEMPLATE.format(
         name=description.model_name,

@@ -14,11 +14,11 @@ from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TritonDescrip
 from llmopt.errors import CapabilityError
 from llmopt.triton.backends import STAND_IN_REQUIREMENTS, STAND_INS, find_backend
 from llmopt.triton.client import TritonClient
-from llmopt.triton.cpu_configs import make_cpu_config
+from llmopt.triton.cpu_configs import list_cpu_changes, make_cpu_config
 from llmopt.triton.model_config import read_config
 from llmopt.triton.model_environment import make_environment, read_requirements
 from llmopt.triton.server import ServerOptions, TritonServer
-from llmopt.triton.server_arguments import list_server_arguments
+from llmopt.triton.server_arguments import list_start_arguments
 
 PYTHON_BACKENDS = ("python", "ensemble")  # what the pinned server runs
 
@@ -29,12 +29,10 @@ class TrialOptions:
 
     Attributes:
         log_path: What the server prints.
-        on_cpu: Whether models meant for GPUs are loaded on the CPU, by override.
         timeout_s: Seconds that a model may take to load, and an answer to come.
     """
 
     log_path: Path
-    on_cpu: bool = True
     timeout_s: float = 600.0
 
 
@@ -47,7 +45,7 @@ class ServedRepository:
         description: Likewise.
         server: The running server.
         load_s: Seconds that loading its models took.
-        overridden: Models that were loaded with another config than their file's.
+        overridden: Models that were loaded with another config than their file's → what differs.
         stand_ins: Backends that llmopt's own stand in for, since this server lacks them.
     """
 
@@ -56,7 +54,7 @@ class ServedRepository:
     server: TritonServer
     options: TrialOptions
     load_s: float
-    overridden: tuple[str, ...]
+    overridden: Mapping[str, tuple[str, ...]]
     stand_ins: tuple[str, ...]
 
     def reload_engine(self, delay_us: int) -> None:
@@ -66,8 +64,8 @@ class ServedRepository:
             delay_us: Microseconds that a request waits for others.
         """
         name = self.description.find_model("engine").name
-        config = make_cpu_config(self.folder / name) if self.options.on_cpu else None
-        config = config or _to_json(read_config(self.folder / name))
+        folder = self.folder / name
+        config = make_cpu_config(folder) or _to_json(read_config(folder))
         config["dynamic_batching"] = {
             **config.get("dynamic_batching", {}), "max_queue_delay_microseconds": delay_us,
         }  # fmt: skip
@@ -94,15 +92,14 @@ def serve_repository(
         InputError: The server refused the repository.
         RequestFailed: It refused a model; a kind of InputError.
     """
-    check_servable_here(description, on_cpu=options.on_cpu)
+    check_servable_here(description)
     stand_ins = tuple(sorted({model.backend for model in description.models} & {*STAND_INS}))
-    environment = make_environment(_list_requirements(folder, stand_ins, options), report)
+    environment = make_environment(_list_requirements(folder, stand_ins), report)
     server_options = ServerOptions(
         explicit=True,
         backends={name: find_backend(name) for name in stand_ins},
-        arguments=list_server_arguments(
-            read_config(folder / model.name) for model in description.models
-        ),
+        strict=False,  # the arguments say whether
+        arguments=list_start_arguments(folder, description),
     )
     with TritonServer(folder, environment, options.log_path, server_options) as server:
         began = time.monotonic()
@@ -111,7 +108,7 @@ def serve_repository(
         yield ServedRepository(folder, description, server, options, load_s, overridden, stand_ins)
 
 
-def check_servable_here(description: TritonDescription, *, on_cpu: bool) -> None:
+def check_servable_here(description: TritonDescription) -> None:
     """Refuses what the server of this machine can't run.
 
     Raises:
@@ -125,7 +122,7 @@ def check_servable_here(description: TritonDescription, *, on_cpu: bool) -> None
                 f"here has {', '.join(sorted(known - {'ensemble'}))}",
                 remedy=f"try the repository in NVIDIA's container {description.triton_release}",
             )
-    if description.engine is not None and on_cpu:
+    if description.engine is not None:
         raise CapabilityError(
             f"{description.model_name} serves a {description.engine.backend} engine, which runs "
             "on a GPU",
@@ -133,32 +130,39 @@ def check_servable_here(description: TritonDescription, *, on_cpu: bool) -> None
         )
 
 
-def describe_stand_ins(names: Iterable[str]) -> list[str]:
-    """Returns what a manifest says of backends that were not the server's own."""
-    return [f"llmopt's Python model stood in for the {name} backend" for name in names]
+def describe_trial(
+    overridden: Mapping[str, tuple[str, ...]], stand_ins: Iterable[str]
+) -> list[str]:
+    """Returns what a manifest says where a repository was not served as its files ask.
+
+    Args:
+        overridden: Models with another config than their file's → what differs.
+        stand_ins: Backends that were not the server's own.
+    """
+    return [
+        *(f"{name} was served {' and '.join(how)}" for name, how in overridden.items()),
+        *(f"llmopt's Python model stood in for the {name} backend" for name in stand_ins),
+    ]
 
 
 def _load_models(
     folder: Path, description: TritonDescription, server: TritonServer, options: TrialOptions
-) -> tuple[str, ...]:
+) -> dict[str, tuple[str, ...]]:
     """Loads every model, an ensemble after its steps; returns those with another config."""
     client = TritonClient.of(server, options.timeout_s)
-    overridden = []
+    overridden = {}
     for model in sorted(description.models, key=lambda each: each.backend == "ensemble"):
-        config = make_cpu_config(folder / model.name) if options.on_cpu else None
-        client.load(model.name, config)
-        if config is not None:
-            overridden.append(model.name)
-    return tuple(overridden)
+        client.load(model.name, make_cpu_config(folder / model.name))
+        changes = list_cpu_changes(folder / model.name)
+        if changes:
+            overridden[model.name] = changes
+    return overridden
 
 
-def _list_requirements(
-    folder: Path, stand_ins: Iterable[str], options: TrialOptions
-) -> tuple[str, ...]:
+def _list_requirements(folder: Path, stand_ins: Iterable[str]) -> tuple[str, ...]:
     """Lists what the models and backends need; without GPU the smaller onnxruntime does."""
     own = read_requirements(folder / REQUIREMENTS_NAME)
-    if options.on_cpu:
-        own = tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in own)
+    own = tuple(re.sub(r"^onnxruntime-gpu\b", "onnxruntime", line) for line in own)
     needed = (line for name in stand_ins for line in STAND_IN_REQUIREMENTS[name])
     return (*own, *needed)
 

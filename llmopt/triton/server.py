@@ -20,10 +20,11 @@ import psutil
 from llmopt.errors import InputError
 from llmopt.triton import server_process
 from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.server_arguments import STRICT
 from llmopt.triton.server_distribution import require_server
 from llmopt.triton.server_log import read_last_lines, read_server_errors
 from llmopt.triton.server_paths import ServerPaths, link_paths
-from llmopt.triton.shared_memory import make_region_prefix, remove_regions
+from llmopt.triton.shared_memory import make_region_prefix, own_regions, remove_regions
 
 HOST = "127.0.0.1"
 EXIT_TIMEOUT_S = 5  # what the server gives requests under way
@@ -91,15 +92,17 @@ class TritonServer:
         }
         self._region_prefix = make_region_prefix()
         self._process: subprocess.Popen[bytes] | None = None
+        self._session: int | None = None  # until nothing of it is left
         self._paths: ServerPaths | None = None
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
-        self._paths = self._resources.enter_context(
-            link_paths(self.repository, self._environment.folder, self._backends)
-        )
         try:
-            self._start(self._paths)
+            regions_mark = self._resources.enter_context(own_regions(self._region_prefix))
+            self._paths = self._resources.enter_context(
+                link_paths(self.repository, self._environment.folder, self._backends)
+            )
+            self._start(self._paths, regions_mark)
             if self._wait_until_ready():
                 return self
             is_late = self.is_running
@@ -139,12 +142,12 @@ class TritonServer:
         return [error.replace(link, own) for error in errors]
 
     def stop(self, grace_s: float = EXIT_TIMEOUT_S + GRACE_S) -> None:
-        """Ends the server and its stubs, and removes their shared memory.
+        """Ends the server and its stubs, and removes their shared memory; once is enough.
 
         Args:
             grace_s: Seconds between SIGTERM and SIGKILL.
         """
-        if self._process is None:
+        if self._process is None or self._session is None:
             return
         self._process.terminate()
         try:
@@ -152,10 +155,11 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        end_processes(_list_session(self._process.pid))
+        end_processes(_list_session(self._session))
+        self._session = None  # its number is free for others from here on
         remove_regions(self._region_prefix)
 
-    def _start(self, paths: ServerPaths) -> None:
+    def _start(self, paths: ServerPaths, regions_mark: int) -> None:
         ports = _find_free_ports(3)
         self.http_address, self.grpc_address, self.metrics_address = (
             f"{HOST}:{port}" for port in ports
@@ -176,7 +180,9 @@ class TritonServer:
                 stderr=subprocess.STDOUT,
                 env=variables,
                 start_new_session=True,
+                pass_fds=(paths.mark, regions_mark),
             )
+        self._session = self._process.pid
 
     def _write_command(self, ports: list[int], paths: ServerPaths) -> list[str]:
         options = self._options
@@ -197,7 +203,7 @@ class TritonServer:
               for name in self._backends),
         ]  # fmt: skip
         if options.strict:
-            command.append("--disable-auto-complete-config")
+            command.append(STRICT)
         if options.explicit:
             command.append("--model-control-mode=explicit")
             command += [f"--load-model={name}" for name in options.models]

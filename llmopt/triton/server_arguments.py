@@ -1,14 +1,30 @@
-"""Arguments that a server needs for what its models' configs ask: a response cache, resources."""
+"""Arguments that a repository's server is started with: here, and by who reads its README."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from llmopt.triton.model_config import ModelConfig
+from llmopt.artifacts.triton_description import TritonDescription
+from llmopt.triton.model_config import ModelConfig, read_config
 
 CACHE_BYTES = 64 << 20
+STRICT = "--disable-auto-complete-config"  # configs are taken as they stand
 
 
-def list_server_arguments(configs: Iterable[ModelConfig]) -> tuple[str, ...]:
-    """Lists them, as tritonserver takes them.
+def list_start_arguments(repository: Path, description: TritonDescription) -> tuple[str, ...]:
+    """Lists all that a server over a repository needs beside the repository's path.
+
+    Args:
+        repository: Its models' configs lie there.
+        description: Its own.
+    """
+    configs = (read_config(repository / model.name) for model in description.models)
+    # The vllm backend was not tried here: it is started as its makers say, which is without.
+    strict = () if description.shape == "vllm" else (STRICT,)
+    return (*strict, *list_config_arguments(configs))
+
+
+def list_config_arguments(configs: Iterable[ModelConfig]) -> tuple[str, ...]:
+    """Lists what configs ask of their server: a response cache, resources.
 
     Of each resource there is as much as the neediest instance takes, the least that can serve it.
     """

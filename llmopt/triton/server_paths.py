@@ -4,12 +4,17 @@ The python backend starts its processes by a line for a shell, in which it quote
 """
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmopt.triton.owner_mark import hold_mark, take_abandoned
+
+FOLDER_PREFIX = "llmopt-server-"
+MARK_NAME = "owner"
 SHELL_READS = re.compile(r"[A-Za-z0-9_./+@%,=-]+")
 USUAL_FOLDER = "/tmp"  # noqa: S108 - where $TMPDIR is one that a shell would not read
 
@@ -22,11 +27,13 @@ class ServerPaths:
         repository: Of models.
         environment: The folder of the models' Python environment.
         backends: A folder of all backends.
+        mark: Descriptor of the mark of the links' folder, for the server to inherit.
     """
 
     repository: Path
     environment: Path
     backends: Path
+    mark: int
 
 
 @contextmanager
@@ -35,6 +42,8 @@ def link_paths(
 ) -> Iterator[ServerPaths]:
     """Yields the paths of a server, whose links last as long as the `with` block.
 
+    Folders of links whose servers are gone, with all that knew of them, are removed first.
+
     Args:
         repository: Of models.
         environment: The folder of their Python environment.
@@ -42,7 +51,11 @@ def link_paths(
     """
     usual = tempfile.gettempdir()
     place = usual if SHELL_READS.fullmatch(usual) else USUAL_FOLDER
-    with tempfile.TemporaryDirectory(prefix="llmopt-server-", dir=place) as folder:
+    _remove_abandoned(Path(place))
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=place) as folder,
+        hold_mark(Path(folder) / MARK_NAME) as mark,
+    ):
         links = Path(folder)
         (links / "backends").mkdir()
         for name, backend in backends.items():
@@ -51,7 +64,15 @@ def link_paths(
             repository=_link(repository.absolute(), links / "repository"),
             environment=_link(environment.absolute(), links / "environment"),
             backends=links / "backends",
+            mark=mark,
         )
+
+
+def _remove_abandoned(place: Path) -> None:
+    for mark in place.glob(f"{FOLDER_PREFIX}*/{MARK_NAME}"):
+        with take_abandoned(mark) as is_abandoned:
+            if is_abandoned:
+                shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _link(path: Path, link: Path) -> Path:

@@ -1,6 +1,6 @@
 """Tries a repository with the real server: one prompt over HTTP, gRPC and streaming."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +19,14 @@ class SmokeReport:
         answer: What it answered, and how long that took.
         server_release: Of the server that it was tried with.
         load_s: Seconds that loading its models took.
-        overridden: Models that were loaded with another config than their file's.
+        overridden: Models that were loaded with another config than their file's → what differs.
         stand_ins: Backends that llmopt's own stood in for, since this server lacks them.
     """
 
     answer: Answer
     server_release: str
     load_s: float
-    overridden: tuple[str, ...]
+    overridden: Mapping[str, tuple[str, ...]]
     stand_ins: tuple[str, ...]
 
 

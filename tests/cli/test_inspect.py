@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmopt.triton.server_distribution import GET_REMEDY, find_server
+from llmopt.triton.server_distribution import ServerDistribution
 from tests.cli.conftest import RunHere
 from tests.conftest import RunCli
 from tests.models import edit_json
@@ -180,9 +180,9 @@ def test_a_cache_that_can_not_be_made_is_told_with_its_variable(
     assert "LLMOPT_CACHE=FOLDER" in refused.stderr
 
 
-def test_doctor_finds_the_server_that_is_there(run_cli: RunCli) -> None:
-    if find_server() is None:
-        pytest.skip(f"needs tritonserver: {GET_REMEDY}")
+def test_doctor_finds_the_server_that_is_there(
+    run_cli: RunCli, server_distribution: ServerDistribution
+) -> None:
     findings = {each["name"]: each for each in json.loads(run_cli("doctor", "--json").stdout)}
     assert findings["tritonserver"]["present"]
     assert findings["tritonserver"]["detail"].startswith("2.51.0, as in the container 24.10, in ")

@@ -9,9 +9,10 @@ from llmopt.artifacts.triton_description import read_triton_description
 from llmopt.recipe.loader import load_recipe
 from llmopt.steps.export_run import copy_sidecars
 from llmopt.steps.package_triton import PackageTriton
+from llmopt.triton.server_distribution import ServerDistribution
 from tests.cli.conftest import RunHere
 from tests.export.exports import export
-from tests.models import VOCAB_SIZE
+from tests.models import TINY_MODEL, VOCAB_SIZE
 from tests.quant.pipeline import make_small_model
 
 
@@ -91,6 +92,22 @@ def test_what_does_not_fit_is_told_before_any_work(
     assert done.returncode == status, done.stderr
     assert message in done.stderr
     assert not (tmp_path / "repo").exists()
+
+
+def test_smoke_by_hand_prints_the_answer_and_how_it_was_got(
+    run_here: RunHere, tmp_path: Path, model: Path, server_distribution: ServerDistribution
+) -> None:
+    folder = tmp_path / "onnx"
+    export(model, folder, last_token_logits=True)
+    options = ("--tokenizer", TINY_MODEL, "--device", "cuda", "--threads", "1")
+    done = run_here("triton-repo", folder, *options, "--smoke", "-o", "repo")
+    assert done.returncode == 0, done.stderr
+    manifest = Artifact.open(tmp_path / "repo").manifest
+    described, degraded, path = done.stdout.splitlines()
+    assert described.endswith(f"tritonserver 24.10 answers {manifest.metrics['answer']!r}")
+    assert degraded == "degraded: onnx was served on the CPU, not on a GPU"
+    assert path == "repo"
+    assert manifest.step.settings["smoke"] is True
 
 
 def test_a_changed_tokenizer_is_another_export(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llmopt.triton.server_distribution import ServerDistribution
 from tests.conftest import RunCli, make_run_cli
 from tests.models import REPOSITORY
 
@@ -38,9 +39,20 @@ def test_gptq_passes_the_gate_that_rounding_misses(tmp_path: Path, run_cli: RunC
 
 
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunCli, list[str]]:
-    """The quickstart in its smoke variant; where more can be run, and the steps that were."""
-    run = make_run_cli(tmp_path_factory.mktemp("quickstart"))
+def smoke_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the quickstart is run in its smoke variant."""
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.fixture(scope="module")
+def smoke_run(
+    smoke_folder: Path, server_distribution: ServerDistribution
+) -> tuple[RunCli, list[str]]:
+    """The quickstart in its smoke variant; how more is run there, and the steps that were.
+
+    Its repository is left out where the server is missing, hence the server is needed here.
+    """
+    run = make_run_cli(smoke_folder)
     return run, list_started(run)
 
 
@@ -67,6 +79,23 @@ def test_the_second_run_does_nothing(smoke_run: tuple[RunCli, list[str]]) -> Non
     run, started = smoke_run
     assert started == ["quantize", "gate", "onnx", "engine", "repository"]
     assert list_started(run) == []
+
+
+def test_it_ends_with_a_repository_that_answered_and_how_to_start_its_server(
+    smoke_run: tuple[RunCli, list[str]], smoke_folder: Path
+) -> None:
+    run, _ = smoke_run
+    repository = smoke_folder / "out/quickstart/repository"
+    metrics = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["answer"].strip()
+    assert metrics["answered_by_release"] == "24.10"
+    finished = run("run", QUICKSTART, "--variant", "smoke")
+    assert finished.returncode == 0, finished.stderr
+    assert f"tritonserver 24.10 answers {metrics['answer']!r}" in finished.stdout
+    options = "--disable-auto-complete-config"
+    start = f"tritonserver --model-repository=out/quickstart/repository {options}\n"
+    assert start in finished.stdout
+    assert f"--model-repository=/models {options}" in (repository / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,23 @@ def test_categories_have_bars_and_whiskers(run: Path) -> None:
     assert widths == ["33.33%", "100.00%"]
 
 
+def test_a_load_has_a_bar_for_each_number_of_clients(tmp_path: Path) -> None:
+    rates = {"clients_1": 40.0, "clients_8": 120.0}
+    metrics: dict[str, Any] = {
+        name: {"requests_per_s": rate / 4, "tokens_per_s": rate, "latency_p99_ms": 30.0}
+        for name, rate in rates.items()
+    }
+    step = StepRecord(id="bench", uses="bench.triton", version=1, settings={})
+    write_artifact(tmp_path / "run/bench", step=step, metrics={**metrics, "scaling": 3.0})
+    page = render(tmp_path / "run")
+    drawn = {d.get("aria-label"): d for d in read_drawings(page) if d.get("class") == "bar"}
+    widths = [
+        str(drawn[f"{name}: {rate:.1f}/s"].find(f"{SVG}rect").get("width"))  # type: ignore[union-attr]
+        for name, rate in rates.items()
+    ]
+    assert widths == ["33.33%", "100.00%"]
+
+
 def test_sizes_times_and_memory(run: Path) -> None:
     page = read_page(render(run))
     sizes, times, memory = page.find_all("table", class_="bars")

@@ -36,8 +36,10 @@ def given(kind: str, folder: Path, tokenizer: Path | None = None) -> StepInputs:
 
 
 def run(step: PackageTriton, inputs: StepInputs, folder: Path) -> Outcome:
+    """Writes the repository into a folder; the scratch folder lies beside it, as in real runs."""
     folder.mkdir(parents=True)
-    return step.run(inputs, RunContext(folder, folder / "scratch", "cpu", 1, SilentProgress()))
+    scratch = folder.with_name(f"{folder.name}.scratch")
+    return step.run(inputs, RunContext(folder, scratch, "cpu", 1, SilentProgress()))
 
 
 def describe_export(folder: Path, **changes: Any) -> Path:

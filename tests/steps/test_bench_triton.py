@@ -43,7 +43,6 @@ def test_the_fastest_delay_within_the_budget_is_chosen() -> None:
     assert choose_delay(found, 25) == 0.0
     assert choose_delay(found, 5) is None
     assert choose_headline(found, 2.0, 40) == (2.0, [])
-    assert choose_headline({None: levels(100, 20)}, None, 5) == (None, [])
 
 
 def test_where_no_delay_keeps_the_budget_the_quickest_s_figures_are_said_to_be_late() -> None:
@@ -141,6 +140,15 @@ def test_a_client_that_can_not_connect_fails_the_load_instead_of_hanging_it() ->
             load.result(timeout=20)
 
 
+def test_a_budget_without_delays_is_refused_with_what_to_do() -> None:
+    with pytest.raises(
+        ValueError, match=r"give the delays to try.*clients_8\.latency_p99_ms: {max"
+    ):
+        BenchTriton(uses="bench.triton", repository="r", latency_budget_ms=40, clients=(1, 8))
+    step = BenchTriton(uses="bench.triton", repository="r", latency_budget_ms=40, delays_ms=(0,))
+    assert step.latency_budget_ms == 40
+
+
 def test_clients_rise() -> None:
     with pytest.raises(ValueError, match=r"\[8, 1\] must rise"):
         BenchTriton(uses="bench.triton", repository="r", clients=(8, 1))
@@ -173,6 +181,8 @@ def test_a_generating_repository_is_measured_at_the_real_server(tmp_path: Path) 
         assert 0 < figures["first_token_p50_ms"] < figures["latency_p50_ms"]  # type: ignore[operator]
     assert outcome.metrics["scaling"] > 0  # type: ignore[operator]
     assert "| 2 |" in (tmp_path / "bench" / "work" / "bench.md").read_text(encoding="utf-8")
+    assert "chosen_delay_ms" not in outcome.metrics
+    assert outcome.degraded == []
 
 
 @pytest.mark.usefixtures("one_thread", "server_distribution")
@@ -189,3 +199,15 @@ def test_an_ensembles_delay_is_what_a_lone_request_pays(tmp_path: Path) -> None:
     assert found["0 ms"]["clients_1"]["latency_p50_ms"] < 250
     assert outcome.metrics["chosen_delay_ms"] == 0
     assert "onnxruntime" in str(outcome.degraded)
+
+
+@pytest.mark.usefixtures("one_thread", "server_distribution")
+def test_what_is_for_a_gpu_is_said_to_have_been_measured_on_the_cpu(tmp_path: Path) -> None:
+    made = export_small_decoder(tmp_path / "decoder")
+    step = make_step(device="cuda", environment_path="/opt/environment", threads=1)
+    run(step, given("onnx_model", made.folder, made.model), tmp_path / "repository")
+    outcome = measure(tmp_path / "repository", tmp_path / "bench", clients=(1,), max_tokens=4)
+    assert outcome.degraded == [
+        "apparel was served on the CPU, not on a GPU and in an environment made here, not in its "
+        "EXECUTION_ENV_PATH"
+    ]

@@ -64,6 +64,14 @@ def test_generated_text_is_held_against_the_export(try_step: Try, decoder: Path)
     assert outcome.metrics["answered_by_release"] == "24.10"
     assert "is that of the model run directly" in str(outcome.metrics["answer_checked"])
     assert {"load_s", "answer_s", "first_response_s"} <= outcome.timings.keys()
+    assert outcome.degraded == []
+
+
+def test_what_is_for_a_gpu_is_said_to_have_been_tried_on_the_cpu(
+    try_step: Try, decoder: Path
+) -> None:
+    outcome = try_step(TINY_MODEL, decoder, shape="generate", model_name="apparel", device="cuda")
+    assert outcome.degraded == ["apparel was served on the CPU, not on a GPU"]
 
 
 def test_the_export_is_asked_with_the_whole_prompt(decoder: Path, tmp_path: Path) -> None:

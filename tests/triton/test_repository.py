@@ -132,7 +132,7 @@ def test_a_version_has_its_own_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lacks_packages", "start"),
     [
-        (False, "\n  tritonserver --model-repository=/srv\n"),
+        (False, "\n  tritonserver --model-repository=/srv --disable-auto-complete-config\n"),
         (True, '\n  bash -c "pip install -q -r /srv/requirements.txt && tritonserver '),
     ],
 )

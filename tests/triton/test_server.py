@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from llmopt.errors import InputError
 from llmopt.triton.client import TritonClient
 from llmopt.triton.model_environment import ModelEnvironment
+from llmopt.triton.owner_mark import hold_mark, take_abandoned
 from llmopt.triton.server import ServerOptions, TritonServer, end_processes
 from llmopt.triton.shared_memory import SHARED_MEMORY, make_region_prefix, remove_regions
 from tests.models import REPOSITORY
@@ -198,6 +200,21 @@ def test_a_refusal_without_an_error_line_ends_with_the_log_s_last_lines(
     assert last in refused.value.message
 
 
+def test_a_second_stop_looks_at_no_process(
+    tmp_path: Path, bare_environment: ModelEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's number is free after the first: who has it then would be killed by chance."""
+    add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    looked: list[str] = []
+    with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "log") as server:
+        all_processes = psutil.process_iter
+        monkeypatch.setattr(psutil, "process_iter", lambda: looked.append("") or all_processes())
+        server.stop()
+        assert looked == [""]
+    assert looked == [""]
+    assert not server.is_running
+
+
 STARTS_AND_WAITS = """
 import sys, time
 from pathlib import Path
@@ -210,10 +227,13 @@ with TritonServer(repository, ModelEnvironment(environment), log) as server:
 """
 
 
-def test_it_dies_with_the_process_that_started_it(
-    tmp_path: Path, bare_environment: ModelEnvironment
+def test_it_dies_with_the_process_that_started_it_and_the_next_start_clears_up(
+    tmp_path: Path, bare_environment: ModelEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_model(tmp_path / "repository", "echo", ECHO, "echo.py")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # read anew, here as in the process below
     arguments = [tmp_path / "repository", bare_environment.folder, tmp_path / "log"]
     with subprocess.Popen(
         [sys.executable, "-c", STARTS_AND_WAITS, *map(str, arguments)],
@@ -223,5 +243,41 @@ def test_it_dies_with_the_process_that_started_it(
     ) as parent:
         assert parent.stdout is not None
         server = psutil.Process(int(parent.stdout.readline()))
+        regions = list_regions(server.pid)
+        prefix = regions[0].name[: len(make_region_prefix())]
+        mark = SHARED_MEMORY / f"{prefix}owner"
+        (folder,) = (tmp_path / "tmp").glob("llmopt-server-*")
+        with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "second"):
+            assert mark.exists(), "it is a living server's"
+            assert folder.exists()
+            assert all(region.exists() for region in regions)
         parent.kill()
     assert psutil.wait_procs([server], timeout=15)[1] == []
+    assert mark.exists()
+    assert folder.exists()
+    lost = SHARED_MEMORY / f"{prefix}lost"
+    lost.write_bytes(b"0" * 4096)  # as the server leaves where it is killed as well
+    with TritonServer(tmp_path / "repository", bare_environment, tmp_path / "third"):
+        assert not folder.exists()
+        assert list(SHARED_MEMORY.glob(f"{prefix}*")) == []
+
+
+def test_a_mark_is_free_when_its_owner_and_whoever_inherited_it_is_gone(tmp_path: Path) -> None:
+    mark = tmp_path / "owner"
+    with hold_mark(mark) as descriptor:
+        with take_abandoned(mark) as is_abandoned:
+            assert not is_abandoned
+        heir = subprocess.Popen(["sleep", "60"], pass_fds=(descriptor,))
+        kept = tmp_path / "kept"
+        kept.hardlink_to(mark)
+    try:
+        assert not mark.exists()
+        with take_abandoned(kept) as is_abandoned:
+            assert not is_abandoned, "the heir lives"
+    finally:
+        heir.kill()
+        heir.wait()
+    with take_abandoned(kept) as is_abandoned:
+        assert is_abandoned
+    with take_abandoned(mark) as is_abandoned:
+        assert not is_abandoned, "there is none"

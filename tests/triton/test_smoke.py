@@ -14,7 +14,7 @@ from llmopt.artifacts.onnx_session import open_session
 from llmopt.artifacts.triton_description import EngineFacts, RepositoryModel, TritonDescription
 from llmopt.errors import CapabilityError, NumericalError
 from llmopt.export.session import OnnxDecoder
-from llmopt.triton.cpu_configs import make_cpu_config
+from llmopt.triton.cpu_configs import list_cpu_changes, make_cpu_config
 from llmopt.triton.generate_model import GENERATE_REQUIREMENTS
 from llmopt.triton.grpc_client import Array
 from llmopt.triton.model_config import read_config, write_config
@@ -109,7 +109,12 @@ def test_generated_text_is_that_of_the_export(
     report = smoke(generate, description, Expected(text, NUM_TOKENS))
     assert report.answer.text == text
     assert len(text) >= NUM_TOKENS / 2
-    assert report.overridden == ("apparel",)
+    assert report.overridden == {
+        "apparel": (
+            "on the CPU, not on a GPU",
+            "in an environment made here, not in its EXECUTION_ENV_PATH",
+        )
+    }
     assert report.server_release == "24.10"
     assert 0 < (report.answer.first_response_s or 0) < 60
     assert "is that of the model run directly" in report.answer.checked[0]
@@ -125,7 +130,7 @@ def test_an_ensemble_meant_for_a_gpu(
     report = smoke(
         ensemble, describe_repository("ensemble", (WHOLE, STEP)), Expected(outputs=SIZES)
     )
-    assert report.overridden == ("measure",)
+    assert report.overridden == {"measure": ("on the CPU, not on a GPU",)}
     assert report.stand_ins == ()
     assert '"first": "シ"' in report.answer.text
     assert report.answer.first_response_s is None
@@ -167,7 +172,7 @@ def test_a_stand_in_runs_what_the_server_has_no_backend_for(
         Expected(outputs={"embedding": -SIZES["embedding"]}),
     )
     assert report.stand_ins == ("onnxruntime",)
-    assert report.overridden == ("measure",)
+    assert report.overridden == {"measure": ("on the CPU, not on a GPU",)}
     assert len(report.answer.checked) == 2
 
 
@@ -175,6 +180,7 @@ def test_other_outputs_are_refused(ensemble: Path, bare_environment: ModelEnviro
     config = make_cpu_config(ensemble / "measure")
     (ensemble / "measure" / "config.pbtxt").write_text(MEASURE.replace("GPU gpus: [ 0 ]", "CPU"))
     assert make_cpu_config(ensemble / "measure") is None, "what runs on a CPU is left alone"
+    assert list_cpu_changes(ensemble / "measure") == ()
     assert config is not None
     assert config["instance_group"] == [{"kind": "KIND_CPU"}]
     faults: dict[str, dict[str, Array]] = {
