@@ -100,6 +100,8 @@ def run_plan(
     with ExitStack() as held:
         runner = _Runner(plan, destination, store, settings, listener, held)
         for planned in plan.steps:
+            runner.require_tools(planned)
+        for planned in plan.steps:
             runner.run(planned)
     return RunResult(runner.artifacts, runner.unavailable, runner.has_deferred, runner.deferred)
 
@@ -156,6 +158,15 @@ class _Runner:
         self.unavailable: dict[str, str] = {}
         self.has_deferred = False
         self.deferred: dict[str, Artifact] = {}
+
+    def require_tools(self, planned: PlannedStep) -> None:
+        """Refuses what would fail for want of a tool after the steps before it took their time."""
+        if planned.state != "run" or planned.step.when_unavailable != "fail":
+            return
+        try:
+            planned.step.require_tools()
+        except CapabilityError as error:
+            raise self._offer_deferral(planned, error) from error
 
     def run(self, planned: PlannedStep) -> None:
         blocked = self._find_blocked(planned)

@@ -203,6 +203,13 @@ class StepBase(BaseModel, ABC):
             IncompatibleError: The result could not be packed or served as asked.
         """
 
+    def require_tools(self) -> None:
+        """Refuses, before the work of any step, to start where a tool of this one is not here.
+
+        Raises:
+            CapabilityError: A package, a program or a device is missing.
+        """
+
     def estimate(self, inputs: StepInputs) -> Estimate | None:
         """Estimates what the step needs, from shapes alone; None where it can't yet."""
         del inputs

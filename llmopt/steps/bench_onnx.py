@@ -84,17 +84,25 @@ class BenchOnnx(CandidateFields):
         """Names the libraries whose version changes the numbers."""
         return ("onnxruntime",)
 
-    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
-        """Measures.
+    def require_tools(self) -> None:
+        """Refuses where onnxruntime is not installed.
 
         Raises:
-            CapabilityError: onnxruntime is not installed.
+            CapabilityError: It is not.
         """
         if importlib.util.find_spec("onnxruntime") is None:
             raise CapabilityError(
                 "bench.onnx needs onnxruntime, which is not installed",
                 remedy="pip install 'llmopt[onnx]'",
             )
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Measures.
+
+        Raises:
+            CapabilityError: onnxruntime is not installed.
+        """
+        self.require_tools()
         self.preflight(inputs, None)
         from llmopt.steps.bench_run import run_bench  # noqa: PLC0415 - onnxruntime
 

@@ -44,7 +44,7 @@ class BenchTriton(StepBase):
     texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="What is asked, in turn (default: Japanese apparel texts of many lengths)."
     )
-    delays_ms: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+    delays_ms: tuple[Annotated[float, Field(ge=0, le=60_000)], ...] = Field(
         (),
         description="ensemble: delays of dynamic batching to try; the one with the most requests "
         "within latency_budget_ms is chosen.",
@@ -105,13 +105,24 @@ class BenchTriton(StepBase):
         """Names no library: the server and its environment are pinned."""
         return ()
 
+    def require_tools(self) -> None:
+        """Refuses where what asks the server, or the server, is not here.
+
+        Raises:
+            CapabilityError: tritonclient is not installed, or no server is in the cache.
+        """
+        require_tritonclient("bench.triton asks the server")
+        from llmopt.triton.server_distribution import require_server  # noqa: PLC0415 - start-up
+
+        require_server()
+
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Starts the server and measures.
 
         Raises:
             CapabilityError: tritonclient, or the server, is not here.
         """
-        require_tritonclient("bench.triton asks the server")
+        self.require_tools()
         self.preflight(inputs, None)
         from llmopt.steps.bench_triton_run import run_triton_bench  # noqa: PLC0415 - protobuf
 

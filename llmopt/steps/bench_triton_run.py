@@ -42,9 +42,9 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     with serve_repository(folder, description, options, context.progress.note) as served:
         degraded = describe_trial(served.overridden, served.stand_ins)
         if step.delays_ms:
-            outcome = _try_delays(step, served, context)
+            outcome = _try_delays(step, served, context, degraded)
         else:
-            levels = _measure(step, served, context)
+            levels = _measure(step, served, context, degraded)
             _write_results(context, json.dumps(levels, indent=1), write_table(levels))
             outcome = Outcome(metrics=_list_metrics(levels))
     return replace(
@@ -54,12 +54,14 @@ def run_triton_bench(step: BenchTriton, inputs: StepInputs, context: RunContext)
     )
 
 
-def _try_delays(step: BenchTriton, served: ServedRepository, context: RunContext) -> Outcome:
+def _try_delays(
+    step: BenchTriton, served: ServedRepository, context: RunContext, degraded: list[str]
+) -> Outcome:
     """Measures with every delay; the figures are those of the one that is chosen."""
     found: dict[float, Levels] = {}
     for delay in step.delays_ms:
         served.reload_engine(round(delay * US_PER_MS))
-        found[delay] = _measure(step, served, context)
+        found[delay] = _measure(step, served, context, degraded)
     chosen = choose_delay(found, step.latency_budget_ms)
     headline, lateness = choose_headline(found, chosen, step.latency_budget_ms)
     named = {f"{delay:g} ms": levels for delay, levels in found.items()}
@@ -118,15 +120,23 @@ def write_table(levels: Levels) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _measure(step: BenchTriton, served: ServedRepository, context: RunContext) -> Levels:
+def _measure(
+    step: BenchTriton, served: ServedRepository, context: RunContext, degraded: list[str]
+) -> Levels:
+    """Measures at every number of clients; notes in `degraded` what was not answered."""
     open_asker = _choose_asker(step, served)
     texts = step.texts or TEXTS
     put_load(open_asker, texts, 1, min(WARM_UP_S, step.seconds))
     levels: Levels = {}
     for clients in step.clients:
-        levels[f"clients_{clients}"] = put_load(
-            open_asker, texts, clients, step.seconds
-        ).summarise()
+        result = put_load(open_asker, texts, clients, step.seconds)
+        levels[f"clients_{clients}"] = result.summarise()
+        if result.failures:
+            asked = len(result.failures) + len(result.timings)
+            degraded.append(
+                f"{len(result.failures)} of {asked} requests of {clients} clients failed: "
+                f"{result.failures[0]}"
+            )
         context.progress.advance()
     return levels
 

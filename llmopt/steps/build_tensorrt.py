@@ -258,6 +258,15 @@ class BuildTensorrt(StepBase, Deferrable):
         wanted, version = self.wanted_backends, self.tensorrt_version
         return next((b for b in wanted if why_not_built_here(b, version, gpus) is None), None)
 
+    def require_tools(self) -> None:
+        """Refuses where no engine can be built.
+
+        Raises:
+            CapabilityError: TensorRT or the onnx package is not installed, or it needs a GPU.
+        """
+        _require_onnx()
+        choose_backend(self.wanted_backends, self.tensorrt_version, list_gpus())
+
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Builds the engine in a process of its own.
 

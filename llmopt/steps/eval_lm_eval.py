@@ -94,11 +94,11 @@ class EvalLmEval(StepBase):
                 remedy="read them, then set `trust_task_code: true`",
             )
 
-    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
-        """Runs the tasks on the model, and on its baseline where one is given.
+    def require_tools(self) -> None:
+        """Refuses where lm_eval is not installed.
 
         Raises:
-            CapabilityError: lm_eval is not installed.
+            CapabilityError: It is not.
         """
         for name in ("lm_eval", "accelerate"):
             if importlib.util.find_spec(name) is None:
@@ -106,6 +106,14 @@ class EvalLmEval(StepBase):
                     f"eval.lm_eval needs {name}, which is not installed",
                     remedy="pip install 'llmopt[lm-eval]'",
                 )
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Runs the tasks on the model, and on its baseline where one is given.
+
+        Raises:
+            CapabilityError: lm_eval is not installed.
+        """
+        self.require_tools()
         from llmopt.steps.lm_eval_run import run_lm_eval  # noqa: PLC0415 - torch
 
         return run_lm_eval(self, inputs, context)

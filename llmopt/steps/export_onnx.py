@@ -156,11 +156,11 @@ class ExportOnnx(StepBase):
         """Names the libraries whose version changes the file."""
         return ("torch", "transformers", *PACKAGES)
 
-    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
-        """Exports and verifies.
+    def require_tools(self) -> None:
+        """Refuses where a package is not installed.
 
         Raises:
-            CapabilityError: onnx or onnxruntime is not installed.
+            CapabilityError: onnx, onnxruntime or onnxscript is not.
         """
         missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
         if missing:
@@ -168,6 +168,14 @@ class ExportOnnx(StepBase):
                 f"export.onnx needs {', '.join(missing)}, which is not installed",
                 remedy="pip install 'llmopt[onnx]'",
             )
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Exports and verifies.
+
+        Raises:
+            CapabilityError: onnx or onnxruntime is not installed.
+        """
+        self.require_tools()
         if is_encoder(inputs["model"].path):
             from llmopt.steps.encoder_run import run_encoder_export  # noqa: PLC0415 - torch
 

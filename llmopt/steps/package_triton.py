@@ -117,6 +117,7 @@ class PackageTriton(StepBase):
     max_queue_delay_ms: float = Field(
         2.0,
         ge=0,
+        le=60_000,
         description="ensemble: how long a request waits for others, on the engine alone.",
     )
     latency_budget_ms: float | None = Field(
@@ -296,13 +297,25 @@ class PackageTriton(StepBase):
         weights = inputs["model"].path / DATA_NAME
         return Estimate(0, weights.stat().st_size, 0) if weights.exists() else None
 
+    def require_tools(self) -> None:
+        """Refuses where what writes the config, or the server to try it in, is not here.
+
+        Raises:
+            CapabilityError: tritonclient is not installed, or `smoke` finds no server.
+        """
+        require_tritonclient("package.triton writes config.pbtxt")
+        if self.smoke:
+            from llmopt.triton.server_distribution import require_server  # noqa: PLC0415 - start-up
+
+            require_server()
+
     def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
         """Writes the repository.
 
         Raises:
             CapabilityError: tritonclient, which holds Triton's protobufs, is not installed.
         """
-        require_tritonclient("package.triton writes config.pbtxt")
+        self.require_tools()
         self.preflight(inputs, None)
         from llmopt.steps.package_run import run_package  # noqa: PLC0415 - protobuf
 

@@ -90,17 +90,25 @@ class QuantizeNf4(StreamFields):
         """Names the libraries whose version changes the bytes."""
         return ("torch", "bitsandbytes")
 
-    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
-        """Quantises the model tensor by tensor.
+    def require_tools(self) -> None:
+        """Refuses where bitsandbytes is not installed.
 
         Raises:
-            CapabilityError: bitsandbytes is not installed.
+            CapabilityError: It is not.
         """
         if importlib.util.find_spec("bitsandbytes") is None:
             raise CapabilityError(
                 "quantize.nf4 needs bitsandbytes, which is not installed",
                 remedy="pip install 'llmopt[quant]'",
             )
+
+    def run(self, inputs: StepInputs, context: RunContext) -> Outcome:
+        """Quantises the model tensor by tensor.
+
+        Raises:
+            CapabilityError: bitsandbytes is not installed.
+        """
+        self.require_tools()
         from llmopt.steps.nf4_run import run_nf4  # noqa: PLC0415 - torch
 
         return run_nf4(self, inputs, context)

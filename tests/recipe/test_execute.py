@@ -393,6 +393,27 @@ def test_preflight_comes_before_any_work(workplace: Workplace, recipe: Data) -> 
     assert workplace.stored() == []
 
 
+def test_a_missing_tool_comes_before_any_work(
+    workplace: Workplace, recipe: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second step needs a server; the first one's work would be for nothing."""
+    monkeypatch.setenv("LLMOPT_CACHE", str(workplace.folder / "cache"))
+    recipe["steps"] = {
+        "export": {"uses": "export.onnx", "model": "base"},
+        "repository": {
+            "uses": "package.triton",
+            "shape": "generate",
+            "model": "export",
+            "smoke": True,
+        },
+    }
+    with pytest.raises(CapabilityError, match="no tritonserver in"):
+        workplace.run(recipe)
+    assert workplace.listener.steps("step_started") == []
+    recipe["steps"]["repository"]["when_unavailable"] = "skip"
+    assert list(workplace.run(recipe).artifacts) == ["export"]
+
+
 def test_a_moved_working_directory_keeps_its_links(
     workplace: Workplace, recipe: Data, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,6 +1,7 @@
 """`bench.triton`: what is asked, what is refused, which delay is chosen; the real server."""
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -183,6 +184,10 @@ def test_a_generating_repository_is_measured_at_the_real_server(tmp_path: Path) 
     assert "| 2 |" in (tmp_path / "bench" / "work" / "bench.md").read_text(encoding="utf-8")
     assert "chosen_delay_ms" not in outcome.metrics
     assert outcome.degraded == []
+    texts = ["袖口", "綿 " * 900]
+    partly = measure(tmp_path / "repository", tmp_path / "again", clients=(2,), texts=texts)
+    (failed,) = partly.degraded
+    assert re.match(r"\d+ of \d+ requests of 2 clients failed: .*at most", failed, re.DOTALL)
 
 
 @pytest.mark.usefixtures("one_thread", "server_distribution")
