@@ -2,7 +2,7 @@
 
 `words` is an ensemble of two python models, `encoder` one of tokenizer, ONNX graph and
 postprocessor, `engine` the same over a TensorRT engine, `story` a decoupled python model,
-`llm` one of vLLM, `counter` one of shape generate. Each function writes one into an empty folder.
+`llm` one of vLLM, `counter` one of shape generate, `ranker` an ensemble by llmopt's writer. Each function writes one into an empty folder.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from llmopt.artifacts.triton_description import (
     TritonDescription,
 )
 from tests.triton.good_generate import write_counter
+from tests.triton.good_ranker import write_ranker
 
 SOURCES = Path(__file__).parent / "good_models"
 VOCABULARY, HIDDEN = 16, 8
@@ -99,6 +100,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "engine": write_engine,
     "llm": write_llm,
     "counter": write_counter,
+    "ranker": write_ranker,
 }
 
 

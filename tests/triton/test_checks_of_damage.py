@@ -1,0 +1,124 @@
+"""Damaged JSON files: the checks raise nothing, and the real code loads what they accept."""
+
+import copy
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmopt.errors import InputError
+from llmopt.triton.checks.ensemble_models import find_setting_faults
+from llmopt.triton.checks.generate_models import find_generate_faults
+from llmopt.triton.checks.report import Fault
+from llmopt.triton.checks.repository import read_repository
+from llmopt.triton.checks.repository_check import check_repository
+from tests.triton import fake_python_backend
+from tests.triton.good_repositories import WRITERS
+
+REMOVED = object()
+REPLACEMENTS: tuple[Any, ...] = (REMOVED, None, "damaged", [], {}, -1)
+SETTINGS = (
+    ("counter", "counter", "generation.json"),
+    ("counter", "counter", "tokenizer.json"),
+    ("ranker", "ranker_tokenizer", "settings.json"),
+    ("ranker", "ranker_tokenizer", "tokenizer.json"),
+    ("ranker", "ranker_postprocessor", "settings.json"),
+    ("ranker", "ranker_postprocessor", "tokens.json"),
+)
+CODE = {
+    "counter": "generate.model",
+    "ranker_tokenizer": "ensemble.tokenizer_model",
+    "ranker_postprocessor": "ensemble.postprocessor_model",
+}
+INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0"}
+Load = Callable[[str, Path], None]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads a version folder with the code that is copied there."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake_python_backend)
+
+    def load(model: str, folder: Path) -> None:
+        code = importlib.import_module(f"llmopt.triton.runtime.{CODE[model]}")
+        monkeypatch.setattr(code, "__file__", str(folder / "model.py"))
+        instance = code.TritonPythonModel()
+        instance.initialize(INSTANCE)
+        if hasattr(instance, "finalize"):
+            instance.finalize()
+
+    return load
+
+
+@pytest.mark.parametrize(("base", "model", "name"), SETTINGS)
+def test_what_is_accepted_the_code_loads(
+    base: str, model: str, name: str, tmp_path: Path, load: Load
+) -> None:
+    WRITERS[base](tmp_path)
+    path = tmp_path / model / "1" / name
+    num_refused = 0
+    for place, damaged in damage(json.loads(path.read_text(encoding="utf-8"))):
+        path.write_text(json.dumps(damaged), encoding="utf-8")
+        repository = read_repository(tmp_path)
+        check = find_generate_faults if base == "counter" else find_setting_faults
+        found = list(check(repository, repository.models[model]))
+        faults = [each for each in found if isinstance(each, Fault)]
+        assert all(each.fix and each.allowed and each.file for each in faults)
+        num_refused += bool(faults)
+        if not faults:
+            try:
+                load(model, path.parent)
+            except Exception as error:  # noqa: BLE001 - the test says which damage it was
+                pytest.fail(f"{place} is accepted: {error!r}")
+    assert num_refused > 4
+
+
+@pytest.mark.parametrize("base", ["counter", "ranker", "encoder", "engine"])
+def test_no_damage_of_triton_json_ends_in_a_traceback(base: str, tmp_path: Path) -> None:
+    WRITERS[base](tmp_path)
+    path = tmp_path / "triton.json"
+    refused = []
+    for place, damaged in damage(json.loads(path.read_text(encoding="utf-8")), sparse=True):
+        path.write_text(json.dumps(damaged), encoding="utf-8")
+        try:
+            if check_repository(tmp_path).faults:
+                refused.append(place)
+        except InputError as error:
+            assert error.remedy
+            assert "triton.json" in error.message
+            refused.append(place)
+    assert len(refused) > 20
+
+
+def damage(data: Any, *, sparse: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yields where a document is damaged, and the document: each value removed and replaced.
+
+    Args:
+        data: The document.
+        sparse: Whether each place gets one kind of damage, in turn, besides null.
+    """
+    for index, place in enumerate(_list_places(data)):
+        kinds = (REMOVED, "damaged", [], {}, -1)
+        for new in (None, kinds[index % len(kinds)]) if sparse else REPLACEMENTS:
+            damaged = copy.deepcopy(data)
+            *above, last = place
+            inner = damaged
+            for key in above:
+                inner = inner[key]
+            if new is REMOVED:
+                del inner[last]
+            else:
+                inner[last] = new
+            yield f"{place} as {'removed' if new is REMOVED else new!r}", damaged
+
+
+def _list_places(data: Any) -> Iterator[tuple[Any, ...]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in list(items):
+        yield (key,)
+        if isinstance(value, dict | list):
+            yield from ((key, *inner) for inner in _list_places(value))
