@@ -1,5 +1,6 @@
 """What the real tritonserver makes of a repository: refuses it, hangs, serves right or wrong."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +34,15 @@ UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
     "grammar newer than the release's Python": "the Python here is newer",
     "an accelerator that onnxruntime does not have": "the stand-in does not read it",
+    **dict.fromkeys(
+        (
+            "profiles that the engine does not have",
+            "a context that the engine's profiles do not hold",
+            "more prompts at once than the engine takes",
+            "more slots than the engine decodes",
+        ),
+        "its engine needs a GPU",
+    ),
     "a package that requirements.txt lacks": "it depends on what the server's Python holds",
 }
 Name = Literal[
@@ -68,10 +78,21 @@ def ask_counter(client: GrpcClient) -> Mapping[str, Array]:
     return answers[0] if len(answers) == 1 else {}
 
 
+def ask_ranker(client: GrpcClient) -> Mapping[str, Array]:
+    """Asks what comes after a text, in rows of two lengths."""
+    return client.infer("ranker", {"text_input": np.array([["one two"], ["four"]])})
+
+
 def ask_story(client: GrpcClient) -> Mapping[str, Array]:
     """Asks for the capitals of one text, which come in one response."""
     answers = list(client.stream_infer("story", {"text_input": np.array(["ab"])}))
     return answers[0] if len(answers) == 1 else {}
+
+
+# Of logits 4, 2 and six of 0.
+LOG_PROBABILITIES = np.tile(
+    np.array([4, 2], np.float32) - np.log(np.exp([4.0, 2.0]).sum() + 6).astype(np.float32), (2, 1)
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,15 @@ QUESTIONS = {
             "num_output_tokens": np.array([3], np.uint32),
         },
     ),
+    "ranker": Question(
+        ask_ranker,
+        {
+            "text_output": np.array([[b"three"], [b"five"]], dtype=object),
+            "tokens": np.array([[b"three", b"four"], [b"five", b"six"]], dtype=object),
+            "token_ids": np.array([[3, 4], [5, 6]]),
+            "logprobs": LOG_PROBABILITIES,
+        },
+    ),
     "story": Question(ask_story, {"text_output": np.array([b"AB"], dtype=object)}),
 }
 
@@ -111,16 +141,46 @@ def judge_mistake(mistake: Mistake, folder: Path, environment: ModelEnvironment)
         folder: Empty; the repository and the server's log go there.
         environment: Of the models: onnxruntime beside numpy.
     """
-    good, repository = folder / "good", folder / "repository"
-    for place in (good, repository):
-        place.mkdir()
-        WRITERS[mistake.base](place)
-    mistake.plant(repository)
+    good, repository = plant_beside_good(mistake, folder)
     if mistake.name in UNTOLD:
         return Verdict("not judged", UNTOLD[mistake.name])
     if read_models(good) == read_models(repository):
         return Verdict("not judged", "the server does not read the file that is wrong")
     return judge_repository(repository, mistake.base, environment)
+
+
+def digest_plant(mistake: Mistake, folder: Path) -> str:
+    """Returns the SHA-256 of what a mistake changes in the files that the server reads.
+
+    Args:
+        mistake: What to plant.
+        folder: Empty; the good and the wrong repository go there.
+    """
+    good, repository = plant_beside_good(mistake, folder)
+    before, after = read_models(good), read_models(repository)
+    changed = [name for name in sorted({*before, *after}) if _changes(before, after, name)]
+    digest = hashlib.sha256(mistake.base.encode())
+    for name in changed:
+        data = after.get(name)
+        kind = "removed" if name not in after else "folder" if data is None else "file"
+        digest.update(f"\n{kind} {name} {len(data or b'')}\n".encode() + (data or b""))
+    return digest.hexdigest()
+
+
+def _changes(
+    before: Mapping[str, bytes | None], after: Mapping[str, bytes | None], name: str
+) -> bool:
+    return (name in before) != (name in after) or before.get(name) != after.get(name)
+
+
+def plant_beside_good(mistake: Mistake, folder: Path) -> tuple[Path, Path]:
+    """Writes the good repository twice and plants the mistake in the second; returns both."""
+    good, repository = folder / "good", folder / "repository"
+    for place in (good, repository):
+        place.mkdir()
+        WRITERS[mistake.base](place)
+    mistake.plant(repository)
+    return good, repository
 
 
 def read_models(repository: Path) -> dict[str, bytes | None]:
@@ -194,9 +254,16 @@ def _is_same(answer: Mapping[str, Array], wanted: Mapping[str, Array]) -> bool:
     return answer.keys() == wanted.keys() and all(
         answer[name] is not None
         and answer[name].dtype == array.dtype
-        and np.array_equal(answer[name], array)
+        and _is_equal(answer[name], array)
         for name, array in wanted.items()
     )
+
+
+def _is_equal(answer: Array, wanted: Array) -> bool:
+    """Compares values; floats as far as the order of their sums is open."""
+    if answer.dtype.kind == "f":
+        return answer.shape == wanted.shape and np.allclose(answer, wanted, rtol=1e-6, atol=1e-6)
+    return np.array_equal(answer, wanted)
 
 
 def _describe(answer: Mapping[str, Array]) -> str:

@@ -64,8 +64,6 @@ def _describe(error: ErrorDetails, known: str) -> tuple[str, str, str]:
     if error["type"] == "json_invalid":
         return place, f"is no JSON ({error['ctx']['error']})", "a JSON object is needed"
     allowed = error["msg"].removeprefix("Input should be ")
-    for name, in_json in (("tuple", "list"), ("dictionary", "object")):
-        allowed = allowed.replace(name, in_json)
     return place, f"is {shorten(error['input'])}", f"{allowed[:1].lower()}{allowed[1:]} is allowed"
 
 
