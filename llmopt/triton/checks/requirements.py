@@ -117,6 +117,8 @@ def _find_numpy_faults(required: _Requirements, release: TritonRelease) -> Itera
     if release.release > LAST_NUMPY_1:
         return
     pins = required.packages.get("numpy", [])
+    if not pins and required.unread:  # one of those may pin it
+        return
     if pins and not any(pin.url for pin in pins) and not _allows_numpy_2(pins):
         return
     yield _fault(
