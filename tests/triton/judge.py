@@ -1,6 +1,5 @@
 """What the real tritonserver makes of a repository: refuses it, hangs, serves right or wrong."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,15 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TRITON_DESCRIPTION_NAME
 from llmopt.errors import InputError, RequestFailed
 from llmopt.triton.backends import find_backend
 from llmopt.triton.client import TritonClient
 from llmopt.triton.grpc_client import Array, GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment
 from llmopt.triton.server import ServerOptions, TritonServer
-from tests.triton.good_repositories import WRITERS
 from tests.triton.mistakes.planting import Mistake
+from tests.triton.planted_files import plant_beside_good, read_models
 
 LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 15.0
@@ -25,7 +23,6 @@ ANSWER_TIMEOUT_S = 15.0
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
 NO_BACKEND = re.compile(r"unable to find backend library for backend '(tensorrt|vllm)'")
 MAX_CHARACTERS = 300
-UNREAD = (TRITON_DESCRIPTION_NAME, REQUIREMENTS_NAME)
 # Where a message comes from: a place in the build of protobuf, or a trace of Python.
 PLACES = re.compile(r"\[libprotobuf ERROR \S+\] | At: .*$")
 NOISE = ("Internal: failed to load all models", "CUDA driver version is insufficient")
@@ -147,49 +144,6 @@ def judge_mistake(mistake: Mistake, folder: Path, environment: ModelEnvironment)
     if read_models(good) == read_models(repository):
         return Verdict("not judged", "the server does not read the file that is wrong")
     return judge_repository(repository, mistake.base, environment)
-
-
-def digest_plant(mistake: Mistake, folder: Path) -> str:
-    """Returns the SHA-256 of what a mistake changes in the files that the server reads.
-
-    Args:
-        mistake: What to plant.
-        folder: Empty; the good and the wrong repository go there.
-    """
-    good, repository = plant_beside_good(mistake, folder)
-    before, after = read_models(good), read_models(repository)
-    changed = [name for name in sorted({*before, *after}) if _changes(before, after, name)]
-    digest = hashlib.sha256(mistake.base.encode())
-    for name in changed:
-        data = after.get(name)
-        kind = "removed" if name not in after else "folder" if data is None else "file"
-        digest.update(f"\n{kind} {name} {len(data or b'')}\n".encode() + (data or b""))
-    return digest.hexdigest()
-
-
-def _changes(
-    before: Mapping[str, bytes | None], after: Mapping[str, bytes | None], name: str
-) -> bool:
-    return (name in before) != (name in after) or before.get(name) != after.get(name)
-
-
-def plant_beside_good(mistake: Mistake, folder: Path) -> tuple[Path, Path]:
-    """Writes the good repository twice and plants the mistake in the second; returns both."""
-    good, repository = folder / "good", folder / "repository"
-    for place in (good, repository):
-        place.mkdir()
-        WRITERS[mistake.base](place)
-    mistake.plant(repository)
-    return good, repository
-
-
-def read_models(repository: Path) -> dict[str, bytes | None]:
-    """Reads all but what the server does not know of: triton.json and requirements.txt."""
-    paths = [path for path in repository.rglob("*") if path.name not in UNREAD]
-    return {
-        path.relative_to(repository).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in paths
-    }
 
 
 def judge_repository(repository: Path, base: str, environment: ModelEnvironment) -> Verdict:

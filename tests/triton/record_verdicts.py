@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llmopt.triton.model_environment import make_environment
-from tests.triton.judge import digest_plant, judge_mistake
+from tests.triton.judge import judge_mistake
 from tests.triton.mistakes.harmless import HARMLESS
 from tests.triton.mistakes.planting import Mistake
 from tests.triton.mistakes.table import MISTAKES
+from tests.triton.planted_files import digest_plant
 
 VERDICTS = Path(__file__).parent / "server_verdicts.json"
 PLANTED = (*MISTAKES, *HARMLESS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmopt.artifacts.triton_description import read_triton_description
 from llmopt.errors import InputError
 from llmopt.triton.checks.ensemble_models import find_setting_faults
 from llmopt.triton.checks.generate_models import find_generate_faults
@@ -92,6 +93,13 @@ def test_no_damage_of_triton_json_ends_in_a_traceback(base: str, tmp_path: Path)
     assert len(named) > 5
     assert len(told) > 20
     assert all("triton.json" in message and remedy for message, remedy in told)
+
+
+def test_a_description_without_a_role_says_so(tmp_path: Path) -> None:
+    WRITERS["counter"](tmp_path)
+    described = read_triton_description(tmp_path).model_copy(update={"models": ()})
+    with pytest.raises(InputError, match="names no model of role generate; shape generate has one"):
+        described.find_model("generate")
 
 
 @pytest.mark.parametrize("model", ["counter", "llm"])
