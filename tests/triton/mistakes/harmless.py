@@ -165,11 +165,6 @@ HARMLESS = (
         ),
     ),
     _harmless(
-        "numpy up to a version of 1",
-        "encoder",
-        write("requirements.txt", "numpy<=1.26.4\n"),
-    ),
-    _harmless(
         "a shorter context than the model's positions",
         "counter",
         set_json("counter/1/generation.json", max_context=16, max_prompt_tokens=15),
