@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmopt.artifacts.engine_description import EngineDescription
 from llmopt.artifacts.files import write_text_atomically
+from llmopt.artifacts.json_model import read_json_model
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.errors import InputError
@@ -84,8 +85,18 @@ class TritonDescription(_Frozen):
     prompt: str
 
     def find_model(self, role: ModelRole) -> RepositoryModel:
-        """Returns the one model of a role."""
-        return next(model for model in self.models if model.role == role)
+        """Returns the one model of a role.
+
+        Raises:
+            InputError: There is none.
+        """
+        for model in self.models:
+            if model.role == role:
+                return model
+        raise InputError(
+            f"{TRITON_DESCRIPTION_NAME} names no model of role {role}; shape {self.shape} has one",
+            remedy="make the repository anew",
+        )
 
     def write(self, folder: Path) -> None:
         """Writes `triton.json` into a folder."""
@@ -101,12 +112,11 @@ def read_triton_description(folder: Path) -> TritonDescription:
         InputError: There is none, or it is not one that this version can read.
     """
     path = folder / TRITON_DESCRIPTION_NAME
+    what = "a description of llmopt"
     try:
-        return TritonDescription.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_json_model(path, TritonDescription, what, "make the repository anew")
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no {TRITON_DESCRIPTION_NAME}",
             remedy="make the repository with llmopt triton-repo",
         ) from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a description of llmopt: {error}") from None

@@ -20,6 +20,13 @@ from llmopt.artifacts.triton_description import (
     RepositoryModel,
     TritonDescription,
 )
+from llmopt.triton.ensemble_files import (
+    SETTINGS_NAME,
+    TOKENS_NAME,
+    PostprocessorFile,
+    TokenizerFile,
+    choose_padding_side,
+)
 from llmopt.triton.ensemble_rules import (
     EnsembleTask,
     check_buckets,
@@ -41,7 +48,6 @@ from llmopt.triton.repository import (
 )
 from llmopt.triton.runtime_files import MAX_BYTES_PER_TOKEN, copy_runtime
 
-SETTINGS_NAME, TOKENS_NAME = "settings.json", "tokens.json"
 PLACEHOLDER_NAME = "placeholder.txt"
 PLAN_NAME = "model.plan"  # what the tensorrt backend looks for
 # Module of the runtime → its name in the version folder.
@@ -181,17 +187,17 @@ class _EnsembleWriter:
         version_folder = self._write_model(config, self._beside)
         copy_runtime("ensemble", version_folder, TOKENIZER_MODULES)
         fills = self._plan.task == "fill_mask"
-        settings = {
-            "tokenizer": self._tokenizer.write(version_folder),
-            "outputs": [spec.name for spec in self._engine_inputs],
-            "buckets": list(self._plan.grid),
-            "padding_side": "left" if self._plan.task == "score" else "right",
-            "pad_id": self._tokenizer.pad_id,
-            "mask_id": self._tokenizer.mask_id if fills else None,
-            "mask_token": self._tokenizer.mask_token if fills else None,
-            "max_text_bytes": MAX_BYTES_PER_TOKEN * self._plan.grid[-1],
-        }
-        _write_json(version_folder / SETTINGS_NAME, settings)
+        settings = TokenizerFile(
+            tokenizer=self._tokenizer.write(version_folder),
+            outputs=tuple(spec.name for spec in self._engine_inputs),
+            buckets=tuple(self._plan.grid),
+            padding_side=choose_padding_side(self._plan.task),
+            pad_id=self._tokenizer.pad_id,
+            mask_id=self._tokenizer.mask_id if fills else None,
+            mask_token=self._tokenizer.mask_token if fills else None,
+            max_text_bytes=MAX_BYTES_PER_TOKEN * self._plan.grid[-1],
+        )
+        _write_json(version_folder / SETTINGS_NAME, settings.model_dump(mode="json"))
 
     def write_engine(self) -> None:
         """Writes the model that computes, the only one whose requests are batched."""
@@ -218,8 +224,8 @@ class _EnsembleWriter:
         config = self._make_config("postprocessor", "python", self._handed_on, outputs)
         version_folder = self._write_model(config, self._beside)
         copy_runtime("ensemble", version_folder, POSTPROCESSOR_MODULES)
-        settings = {"task": self._plan.task, "num_tokens": self._plan.num_answer_tokens}
-        _write_json(version_folder / SETTINGS_NAME, settings)
+        settings = PostprocessorFile(task=self._plan.task, num_tokens=self._plan.num_answer_tokens)
+        _write_json(version_folder / SETTINGS_NAME, settings.model_dump(mode="json"))
         if self._plan.task != "embed":
             texts = self._tokenizer.list_texts(self._plan.model.vocab_size)
             _write_json(version_folder / TOKENS_NAME, texts)

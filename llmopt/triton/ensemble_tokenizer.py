@@ -41,7 +41,7 @@ class EnsembleTokenizer:
         try:
             return cls(folder, load_tokenizer(folder))
         except InputError:
-            code = _find_own_code(folder)
+            code = find_own_code(folder)
             if code is None:
                 raise
             raise IncompatibleError(
@@ -151,7 +151,7 @@ class EnsembleTokenizer:
         return ("fugashi", dictionary)
 
 
-def _find_own_code(folder: Path) -> str | None:
+def find_own_code(folder: Path) -> str | None:
     """Names the class that a checkpoint brings for its tokenizer; None where it brings none."""
     for name in ("tokenizer_config.json", "config.json"):
         try:

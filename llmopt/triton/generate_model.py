@@ -5,20 +5,29 @@ The code is `llmopt.triton.runtime.generate`, copied as it stands.
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llmopt.artifacts.json_model import describe_faults
 from llmopt.artifacts.onnx_description import OnnxDescription
 from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.artifacts.tensor_spec import TensorSpec, make_spec
 from llmopt.checkpoint.model_config import read_raw_config
 from llmopt.errors import IncompatibleError, InputError
 from llmopt.triton.generate_profiles import choose_decode, choose_prefill
+from llmopt.triton.generation_file import (
+    SETTINGS_NAME,
+    CacheTensor,
+    GenerationFile,
+    ProfileRanges,
+    ServedLimits,
+)
 from llmopt.triton.runtime_files import MAX_BYTES_PER_TOKEN, copy_runtime
 
-SETTINGS_NAME = "generation.json"
 PAST, PRESENT = "past_key_values.", "present."
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -82,16 +91,39 @@ class GenerateSettings(BaseModel):
         return min(room, choose_prefill(self.profiles).axes["sequence"].max)
 
     @property
-    def limits(self) -> dict[str, Any]:
-        """What is done at once, as the code's `Limits` takes it."""
+    def limits(self) -> ServedLimits:
+        """What is done at once."""
         rows = None
         if self.profiles:
             rows = min(choose_prefill(self.profiles).axes["batch"].max, self.max_running)
-        return {
-            "max_running": self.max_running,
-            "max_waiting": self.max_waiting,
-            "max_prefill_rows": rows,
-        }
+        return ServedLimits(
+            max_running=self.max_running, max_waiting=self.max_waiting, max_prefill_rows=rows
+        )
+
+
+@dataclass(frozen=True)
+class PromptFields:
+    """What a checkpoint says of prompts and of where answers end.
+
+    Attributes:
+        eos_token_ids: End an answer.
+        chat_template: None where there is none.
+        template_values: Special tokens that it may name.
+    """
+
+    eos_token_ids: tuple[int, ...] = ()
+    chat_template: str | None = None
+    template_values: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "PromptFields":
+        """Reads them from a checkpoint's folder.
+
+        Raises:
+            InputError: A file of it is damaged.
+        """
+        template, values = read_chat_template(checkpoint)
+        return cls(tuple(read_eos_tokens(checkpoint)), template, values)
 
 
 def check_generates(settings: GenerateSettings) -> None:
@@ -184,30 +216,46 @@ def _count_tokens(path: Path, checkpoint: Path) -> int:
 
 
 def make_settings(settings: GenerateSettings, tokenizer: Path) -> dict[str, Any]:
-    """Returns the contents of generation.json."""
+    """Returns the contents of generation.json, as JSON has them.
+
+    Raises:
+        InputError: A file of the checkpoint is damaged.
+        IncompatibleError: As fill_file.
+    """
+    return fill_file(settings, PromptFields.read(tokenizer)).model_dump(mode="json")
+
+
+def fill_file(settings: GenerateSettings, prompts: PromptFields) -> GenerationFile:
+    """Returns the contents of generation.json.
+
+    Raises:
+        IncompatibleError: The model's description has values that the code can't work with.
+    """
     model = settings.model
-    chat_template, template_values = read_chat_template(tokenizer)
-    return {
-        "decoder": settings.decoder,
-        "model_file": settings.model_file,
-        "session_options": dict(model.session_options),
-        "cache": [_describe_cache(s) for s in model.inputs if s.name.startswith(PAST)],
-        "profiles": [
-            {"name": p.name, "axes": {name: [a.min, a.max] for name, a in p.axes.items()}}
-            for p in settings.profiles
-        ],
-        "vocab_size": model.vocab_size,
-        "max_context": settings.max_context,
-        "max_prompt_tokens": settings.max_prompt_tokens,
-        "max_prompt_bytes": MAX_BYTES_PER_TOKEN * settings.max_context,
-        "eos_token_ids": read_eos_tokens(tokenizer),
-        "chat_template": chat_template,
-        "template_values": template_values,
-        "default_max_tokens": settings.default_max_tokens,
-        "limits": settings.limits,
-        "threads": settings.threads,
-        "warm_up": settings.warm_up,
-    }
+    try:
+        return GenerationFile(
+            decoder=settings.decoder,
+            model_file=settings.model_file,
+            session_options=dict(model.session_options),
+            cache=tuple(_describe_cache(s) for s in model.inputs if s.name.startswith(PAST)),
+            profiles=tuple(_describe_profile(profile) for profile in settings.profiles),
+            vocab_size=model.vocab_size,
+            max_context=settings.max_context,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            max_prompt_bytes=MAX_BYTES_PER_TOKEN * settings.max_context,
+            eos_token_ids=prompts.eos_token_ids,
+            chat_template=prompts.chat_template,
+            template_values=dict(prompts.template_values),
+            default_max_tokens=settings.default_max_tokens,
+            limits=settings.limits,
+            threads=settings.threads,
+            warm_up=settings.warm_up,
+        )
+    except ValidationError as error:
+        raise IncompatibleError(
+            f"the model can't generate text as it is described: {describe_faults(error)}",
+            remedy="export the model anew",
+        ) from None
 
 
 def read_eos_tokens(checkpoint: Path) -> list[int]:
@@ -263,19 +311,38 @@ def read_chat_template(checkpoint: Path) -> tuple[str | None, dict[str, str]]:
         named = {each["name"]: each["template"] for each in template}
         template = named.get("default")
     values = {name: _content(config.get(name)) for name in SPECIAL_TOKENS}
-    return template, {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in {"chat_template": template or "", **given}.items():
+        if not isinstance(value, str):
+            raise InputError(
+                f"{checkpoint / 'tokenizer_config.json'} has {name} {value!r}; a text is allowed",
+                remedy="copy it from the model's source again",
+            )
+    return template, given
 
 
 def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def _describe_cache(spec: TensorSpec) -> dict[str, Any]:
+def _describe_cache(spec: TensorSpec) -> CacheTensor:
+    if len(spec.axes) != 4:
+        raise IncompatibleError(
+            f"{spec.name} has {len(spec.axes)} axes; a cache has rows, heads, tokens and head size",
+            remedy="export the model anew",
+        )
     _, heads, _, head_size = spec.axes
-    return {
-        "name": spec.name,
-        "output": spec.name.replace(PAST, PRESENT, 1),
-        "dtype": spec.dtype,
-        "num_heads": heads.size,
-        "head_size": head_size.size,
-    }
+    return CacheTensor.model_validate(
+        {
+            "name": spec.name,
+            "output": spec.name.replace(PAST, PRESENT, 1),
+            "dtype": spec.dtype,
+            "num_heads": heads.size,
+            "head_size": head_size.size,
+        }
+    )
+
+
+def _describe_profile(profile: OptimizationProfile) -> ProfileRanges:
+    axes = {name: (sizes.min, sizes.max) for name, sizes in profile.axes.items()}
+    return ProfileRanges(name=profile.name, axes=axes)

@@ -6,6 +6,7 @@ from llmopt.artifacts.optimization_profile import OptimizationProfile
 from llmopt.errors import IncompatibleError
 
 Profiles = Sequence[OptimizationProfile]
+AXES = ("batch", "sequence", "past_sequence")
 
 
 def choose_prefill(profiles: Profiles) -> OptimizationProfile:
@@ -14,7 +15,7 @@ def choose_prefill(profiles: Profiles) -> OptimizationProfile:
     Raises:
         IncompatibleError: None takes a lone prompt of any length up to its maximum.
     """
-    found = [p for p in profiles if _prefills(p)]
+    found = [p for p in profiles if _has_axes(p) and _prefills(p)]
     if not found:
         raise _lacks("prefill", "batch and sequence from 1, past_sequence from 0")
     return max(found, key=lambda p: (p.axes["sequence"].max, p.axes["batch"].max))
@@ -26,7 +27,7 @@ def choose_decode(profiles: Profiles, max_running: int) -> OptimizationProfile:
     Raises:
         IncompatibleError: None decodes from the first token on, or none so many rows.
     """
-    found = [p for p in profiles if _decodes(p)]
+    found = [p for p in profiles if _has_axes(p) and _decodes(p)]
     if not found:
         raise _lacks("decode", "batch and past_sequence from 1, sequence 1")
     most = max(p.axes["batch"].max for p in found)
@@ -46,11 +47,15 @@ def _lacks(kind: str, shape: str) -> IncompatibleError:
     )
 
 
+def _has_axes(profile: OptimizationProfile) -> bool:
+    return all(axis in profile.axes for axis in AXES)
+
+
 def _prefills(profile: OptimizationProfile) -> bool:
-    batch, new, past = (profile.axes[a] for a in ("batch", "sequence", "past_sequence"))
+    batch, new, past = (profile.axes[axis] for axis in AXES)
     return batch.min <= 1 and new.min <= 1 < new.max and past.min == 0
 
 
 def _decodes(profile: OptimizationProfile) -> bool:
-    batch, new, past = (profile.axes[a] for a in ("batch", "sequence", "past_sequence"))
+    batch, new, past = (profile.axes[axis] for axis in AXES)
     return batch.min <= 1 and new.min <= 1 and past.min <= 1 <= past.max

@@ -9,9 +9,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.onnx_description import OnnxDescription
+from llmopt.artifacts.optimization_profile import AxisRange, OptimizationProfile
 from llmopt.artifacts.tensor_spec import make_spec
-from llmopt.artifacts.triton_description import RepositoryModel, TritonDescription
+from llmopt.artifacts.triton_description import EngineFacts, RepositoryModel, TritonDescription
+from llmopt.engine import cuda_driver
 from llmopt.triton.generate_model import (
     GENERATE_INPUTS,
     GENERATE_OUTPUTS,
@@ -22,6 +25,7 @@ from llmopt.triton.generate_model import (
 from llmopt.triton.model_config import make_config, write_config
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+CUDA_DRIVER = Path(cuda_driver.__file__)
 HEADS, HEAD_SIZE, POSITIONS = 1, 4, 32
 CACHE = tuple(
     make_spec(
@@ -35,11 +39,37 @@ CACHE = tuple(
 
 def write_counter(folder: Path) -> None:
     """text_input → counter → text_output: after "one two" comes "three", then "four"."""
-    model = describe_decoder()
+    version = _write_model(folder, describe_decoder(), None)
+    write_graph(version / "model.onnx")
+    describe(describe_decoder(), version / "model.onnx").write(folder)
+
+
+def write_counter_engine(folder: Path) -> None:
+    """The same over an engine of TensorRT-RTX: a file that stands for one, and what is known."""
+    profiles = (_profile("prefill", 2, (1, 16), (0, 16)), _profile("decode", 4, (1, 1), (1, 23)))
+    version = _write_model(folder, describe_decoder(), profiles)
+    (version / "model.engine").write_bytes(b"an engine, as far as its digest goes")
+    facts = EngineFacts(
+        backend="tensorrt_rtx",
+        tensorrt_version="1.7.0",
+        compute_capabilities=("8.9",),
+        profiles=profiles,
+        sha256=digest_file(version / "model.engine"),
+    )
+    described = describe(describe_decoder(), version / "model.engine")
+    described.model_copy(update={"engine": facts, "device": "cuda"}).write(folder)
+
+
+def _write_model(
+    folder: Path, model: OnnxDescription, profiles: tuple[OptimizationProfile, ...] | None
+) -> Path:
+    """Writes all but the weights and triton.json; returns the version folder."""
+    runner = "onnxruntime" if profiles is None else "tensorrt_rtx"
     settings = GenerateSettings(
         model=model,
-        model_file="model.onnx",
-        decoder="onnxruntime",
+        model_file="model.onnx" if profiles is None else "model.engine",
+        decoder=runner,  # type: ignore[arg-type]
+        profiles=profiles or (),
         max_running=4,
         max_waiting=8,
         default_max_tokens=3,
@@ -49,19 +79,26 @@ def write_counter(folder: Path) -> None:
     version.mkdir(parents=True)
     tokenizer = folder / "tokenizer"
     write_tokenizer(tokenizer)
-    write_generate_model(version, settings, tokenizer, None)
+    write_generate_model(version, settings, tokenizer, None if profiles is None else CUDA_DRIVER)
     for path in tokenizer.iterdir():
         path.unlink()
     tokenizer.rmdir()
-    write_graph(version / "model.onnx")
     config = make_config("counter", "python", 0, GENERATE_INPUTS, GENERATE_OUTPUTS)
     for tensor in config.input:
         tensor.optional = True
     config.model_transaction_policy.decoupled = True
     write_config(folder / "counter", config)
-    requirements = ("numpy>=1.26,<2", "onnxruntime", *GENERATE_REQUIREMENTS)
+    requirements = ("numpy>=1.26,<2", runner, *GENERATE_REQUIREMENTS)
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
-    describe(model, version / "model.onnx").write(folder)
+    return version
+
+
+def _profile(
+    name: str, rows: int, new: tuple[int, int], past: tuple[int, int]
+) -> OptimizationProfile:
+    ranges = {"batch": (1, rows), "sequence": new, "past_sequence": past}
+    axes = {axis: AxisRange(min=low, opt=high, max=high) for axis, (low, high) in ranges.items()}
+    return OptimizationProfile(name=name, axes=axes)
 
 
 def describe_decoder() -> OnnxDescription:

@@ -2,7 +2,8 @@
 
 `words` is an ensemble of two python models, `encoder` one of tokenizer, ONNX graph and
 postprocessor, `engine` the same over a TensorRT engine, `story` a decoupled python model,
-`llm` one of vLLM, `counter` one of shape generate. Each function writes one into an empty folder.
+`llm` one of vLLM, `counter` one of shape generate, `counter_engine` that over an engine, `ranker`
+an ensemble by llmopt's own writer. Each function writes one into an empty folder.
 """
 
 import hashlib
@@ -24,7 +25,8 @@ from llmopt.artifacts.triton_description import (
     RepositoryModel,
     TritonDescription,
 )
-from tests.triton.good_generate import write_counter
+from tests.triton.good_generate import write_counter, write_counter_engine
+from tests.triton.good_ranker import write_ranker
 
 SOURCES = Path(__file__).parent / "good_models"
 VOCABULARY, HIDDEN = 16, 8
@@ -99,6 +101,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "engine": write_engine,
     "llm": write_llm,
     "counter": write_counter,
+    "counter_engine": write_counter_engine,
+    "ranker": write_ranker,
 }
 
 

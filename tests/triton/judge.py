@@ -8,15 +8,14 @@ from typing import Literal
 
 import numpy as np
 
-from llmopt.artifacts.triton_description import REQUIREMENTS_NAME, TRITON_DESCRIPTION_NAME
 from llmopt.errors import InputError, RequestFailed
 from llmopt.triton.backends import find_backend
 from llmopt.triton.client import TritonClient
 from llmopt.triton.grpc_client import Array, GrpcClient
 from llmopt.triton.model_environment import ModelEnvironment
 from llmopt.triton.server import ServerOptions, TritonServer
-from tests.triton.good_repositories import WRITERS
 from tests.triton.mistakes.planting import Mistake
+from tests.triton.planted_files import plant_beside_good, read_models
 
 LOAD_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 15.0
@@ -24,7 +23,6 @@ ANSWER_TIMEOUT_S = 15.0
 LENIENT = ("--exit-on-error=false", "--strict-readiness=false")
 NO_BACKEND = re.compile(r"unable to find backend library for backend '(tensorrt|vllm)'")
 MAX_CHARACTERS = 300
-UNREAD = (TRITON_DESCRIPTION_NAME, REQUIREMENTS_NAME)
 # Where a message comes from: a place in the build of protobuf, or a trace of Python.
 PLACES = re.compile(r"\[libprotobuf ERROR \S+\] | At: .*$")
 NOISE = ("Internal: failed to load all models", "CUDA driver version is insufficient")
@@ -33,6 +31,15 @@ UNTOLD = {
     "operators newer than the release's onnxruntime": "the onnxruntime here is newer",
     "grammar newer than the release's Python": "the Python here is newer",
     "an accelerator that onnxruntime does not have": "the stand-in does not read it",
+    **dict.fromkeys(
+        (
+            "profiles that the engine does not have",
+            "a context that the engine's profiles do not hold",
+            "more prompts at once than the engine takes",
+            "more slots than the engine decodes",
+        ),
+        "its engine needs a GPU",
+    ),
     "a package that requirements.txt lacks": "it depends on what the server's Python holds",
 }
 Name = Literal[
@@ -68,10 +75,21 @@ def ask_counter(client: GrpcClient) -> Mapping[str, Array]:
     return answers[0] if len(answers) == 1 else {}
 
 
+def ask_ranker(client: GrpcClient) -> Mapping[str, Array]:
+    """Asks what comes after a text, in rows of two lengths."""
+    return client.infer("ranker", {"text_input": np.array([["one two"], ["four"]])})
+
+
 def ask_story(client: GrpcClient) -> Mapping[str, Array]:
     """Asks for the capitals of one text, which come in one response."""
     answers = list(client.stream_infer("story", {"text_input": np.array(["ab"])}))
     return answers[0] if len(answers) == 1 else {}
+
+
+# Of logits 4, 2 and six of 0.
+LOG_PROBABILITIES = np.tile(
+    np.array([4, 2], np.float32) - np.log(np.exp([4.0, 2.0]).sum() + 6).astype(np.float32), (2, 1)
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,15 @@ QUESTIONS = {
             "num_output_tokens": np.array([3], np.uint32),
         },
     ),
+    "ranker": Question(
+        ask_ranker,
+        {
+            "text_output": np.array([[b"three"], [b"five"]], dtype=object),
+            "tokens": np.array([[b"three", b"four"], [b"five", b"six"]], dtype=object),
+            "token_ids": np.array([[3, 4], [5, 6]]),
+            "logprobs": LOG_PROBABILITIES,
+        },
+    ),
     "story": Question(ask_story, {"text_output": np.array([b"AB"], dtype=object)}),
 }
 
@@ -111,25 +138,12 @@ def judge_mistake(mistake: Mistake, folder: Path, environment: ModelEnvironment)
         folder: Empty; the repository and the server's log go there.
         environment: Of the models: onnxruntime beside numpy.
     """
-    good, repository = folder / "good", folder / "repository"
-    for place in (good, repository):
-        place.mkdir()
-        WRITERS[mistake.base](place)
-    mistake.plant(repository)
+    good, repository = plant_beside_good(mistake, folder)
     if mistake.name in UNTOLD:
         return Verdict("not judged", UNTOLD[mistake.name])
     if read_models(good) == read_models(repository):
         return Verdict("not judged", "the server does not read the file that is wrong")
     return judge_repository(repository, mistake.base, environment)
-
-
-def read_models(repository: Path) -> dict[str, bytes | None]:
-    """Reads all but what the server does not know of: triton.json and requirements.txt."""
-    paths = [path for path in repository.rglob("*") if path.name not in UNREAD]
-    return {
-        path.relative_to(repository).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in paths
-    }
 
 
 def judge_repository(repository: Path, base: str, environment: ModelEnvironment) -> Verdict:
@@ -194,9 +208,16 @@ def _is_same(answer: Mapping[str, Array], wanted: Mapping[str, Array]) -> bool:
     return answer.keys() == wanted.keys() and all(
         answer[name] is not None
         and answer[name].dtype == array.dtype
-        and np.array_equal(answer[name], array)
+        and _is_equal(answer[name], array)
         for name, array in wanted.items()
     )
+
+
+def _is_equal(answer: Array, wanted: Array) -> bool:
+    """Compares values; floats as far as the order of their sums is open."""
+    if answer.dtype.kind == "f":
+        return answer.shape == wanted.shape and np.allclose(answer, wanted, rtol=1e-6, atol=1e-6)
+    return np.array_equal(answer, wanted)
 
 
 def _describe(answer: Mapping[str, Array]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from llmopt.errors import InputError
 from llmopt.triton.checks.repository_check import check_repository
 from tests.triton.good_repositories import WRITERS
-from tests.triton.mistakes.planting import Mistake
+from tests.triton.mistakes.planting import Mistake, set_json
 from tests.triton.mistakes.table import MISTAKES
 
 
@@ -61,6 +61,47 @@ def test_what_another_machine_decides_is_not_checked(tmp_path: Path) -> None:
         "scorer: its response cache, which does nothing unless the server is started with "
         "--cache-config=local,size=BYTES",
     } <= set(report.not_checked)
+
+
+def test_delays_of_several_steps_are_noted_with_their_sum(tmp_path: Path) -> None:
+    WRITERS["words"](tmp_path)
+    config = tmp_path / "reader" / "config.pbtxt"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(f"{text}dynamic_batching {{ max_queue_delay_microseconds: 500 }}\n")
+    report = check_repository(tmp_path)
+    assert report.faults == []
+    assert (
+        "words: whether a request may wait for 1500 µs in all: the delays of its steps (reader 500,"
+        " scorer 1000) add up" in report.not_checked
+    )
+
+
+def test_the_delay_of_one_step_is_not_noted(tmp_path: Path) -> None:
+    WRITERS["words"](tmp_path)
+    assert not [line for line in check_repository(tmp_path).not_checked if "µs" in line]
+
+
+@pytest.mark.parametrize("field", ["max_batch_size: 0\n", ""])
+def test_a_batch_size_that_a_server_may_complete_is_noted(field: str, tmp_path: Path) -> None:
+    WRITERS["encoder"](tmp_path)
+    config = tmp_path / "engine" / "config.pbtxt"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("max_batch_size: 8\n", field), encoding="utf-8")
+    assert (
+        "engine: its max_batch_size, which is 0 or not set: a server that completes configs "
+        "(without --disable-auto-complete-config) may set another"
+        in check_repository(tmp_path).not_checked
+    )
+
+
+def test_answers_without_an_end_are_noted(tmp_path: Path) -> None:
+    WRITERS["counter"](tmp_path)
+    set_json("counter/1/generation.json", eos_token_ids=[])(tmp_path)
+    report = check_repository(tmp_path)
+    assert report.faults == []
+    assert report.not_checked == [
+        "counter: where answers end by themselves: eos_token_ids is empty"
+    ]
 
 
 def test_an_unread_config_is_one_fault_not_two(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ensembles that llmopt packages itself pass its own checks, whatever the task and the backend."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -65,3 +66,26 @@ def test_an_ensemble_over_an_engine_is_sound(
         "served_engine: loading it, which needs a GPU and backend tensorrt",
         TOKENIZER_NAMES,
     ]
+
+
+def test_a_folder_of_a_tokenizer_that_does_not_load_is_named(
+    tmp_path: Path, get_plan: Callable[[str], EnsemblePlan]
+) -> None:
+    write(tmp_path, get_plan("embed"), "served").write(tmp_path)
+    folder = tmp_path / "served_tokenizer" / "1" / "tokenizer"
+    (folder / "vocab.txt").unlink()
+    (fault,) = check_repository(tmp_path).faults
+    assert str(fault).startswith("served_tokenizer/1/tokenizer is no tokenizer (")
+
+
+def test_a_tokenizer_s_own_code_is_named_and_not_run(
+    tmp_path: Path, get_plan: Callable[[str], EnsemblePlan]
+) -> None:
+    write(tmp_path, get_plan("embed"), "served").write(tmp_path)
+    config = tmp_path / "served_tokenizer" / "1" / "tokenizer" / "tokenizer_config.json"
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data["auto_map"] = {"AutoTokenizer": ["own.Tokenizer", None]}
+    config.write_text(json.dumps(data), encoding="utf-8")
+    (config.parent / "own.py").write_text("raise SystemExit", encoding="utf-8")
+    (fault,) = check_repository(tmp_path).faults
+    assert "served_tokenizer/1/tokenizer is code of its own (own.Tokenizer)" in str(fault)

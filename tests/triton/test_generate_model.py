@@ -45,3 +45,12 @@ def test_a_damaged_tokenizer_config_is_told(tmp_path: Path) -> None:
     write_json(tmp_path / "tokenizer_config.json", ["no object"])
     with pytest.raises(InputError, match=r"tokenizer_config\.json holds list"):
         read_chat_template(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("chat_template", {"a": 1}), ("bos_token", 5)])
+def test_a_template_or_token_that_is_no_text_is_told(
+    name: str, value: object, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "tokenizer_config.json", {name: value})
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json has {name} .*; a text is"):
+        read_chat_template(tmp_path)

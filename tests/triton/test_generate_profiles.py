@@ -32,7 +32,7 @@ def make_settings(profiles: dict[str, Any], max_running: int = 8) -> GenerateSet
 def read_limits(settings: GenerateSettings) -> tuple[int, int, int]:
     """Returns the most tokens of a context and of a prompt, and the most prompts of a run."""
     check_generates(settings)
-    rows = settings.limits["max_prefill_rows"]
+    rows = settings.limits.max_prefill_rows
     return settings.max_context, settings.max_prompt_tokens, rows
 
 

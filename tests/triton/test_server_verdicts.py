@@ -1,6 +1,6 @@
 """llmopt's checks beside the real server's verdicts: nothing that it refuses is accepted here."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ from tests.triton.judge import QUESTIONS, judge_mistake, judge_repository
 from tests.triton.mistakes.harmless import HARMLESS
 from tests.triton.mistakes.planting import Mistake
 from tests.triton.mistakes.table import MISTAKES
-from tests.triton.record_verdicts import REQUIREMENTS, VERDICTS
+from tests.triton.record_verdicts import REQUIREMENTS, find_digest, is_stale, read_verdicts
 from tests.triton.verdicts_page import MEANINGS, write_page
 
-RECORDED = json.loads(VERDICTS.read_text(encoding="utf-8"))
+RECORDED = read_verdicts()
 GOOD = ("serves", "not judged")
 # One of three verdicts each, started in every test run; `full` starts every sixth mistake.
 TELLING = (
@@ -37,6 +37,22 @@ def test_every_mistake_has_a_recorded_verdict() -> None:
     assert list(RECORDED) == [mistake.name for mistake in (*MISTAKES, *HARMLESS)]
     assert {entry["verdict"] for entry in RECORDED.values()} <= set(MEANINGS)
     assert all(entry["says"] for entry in RECORDED.values())
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *HARMLESS], ids=lambda mistake: mistake.name)
+def test_a_verdict_is_that_of_the_present_plant(mistake: Mistake) -> None:
+    assert not is_stale(mistake, RECORDED), (
+        "its files are others than those that the server judged: "
+        "run python -m tests.triton.record_verdicts --stale, then make reference"
+    )
+
+
+def test_another_plant_of_the_same_name_makes_a_verdict_stale() -> None:
+    mistake, other = (each for each in MISTAKES[:2] if each.base == "words")
+    recorded = {mistake.name: {"planted": find_digest(mistake)}}
+    assert not is_stale(mistake, recorded)
+    assert is_stale(replace(mistake, edits=other.edits), recorded)
+    assert is_stale(other, recorded)
 
 
 def test_at_least_sixty_mistakes_were_judged_wrong_by_the_server() -> None:

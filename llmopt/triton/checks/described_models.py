@@ -1,15 +1,33 @@
 """A repository against triton.json, which llmopt wrote beside it."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.onnx_description import MODEL_NAME
-from llmopt.artifacts.triton_description import TRITON_DESCRIPTION_NAME, TritonDescription
+from llmopt.artifacts.triton_description import (
+    TRITON_DESCRIPTION_NAME,
+    ModelRole,
+    RepositoryShape,
+    RepositoryTask,
+    TritonDescription,
+)
 from llmopt.triton.checks.report import Fault, Finding
 from llmopt.triton.checks.repository import Repository, ServedModel
+
+ROLES: Mapping[RepositoryShape, tuple[ModelRole, ...]] = {
+    "generate": ("generate",),
+    "ensemble": ("ensemble", "tokenizer", "engine", "postprocessor"),
+    "vllm": ("vllm",),
+}
+TASKS: Mapping[RepositoryShape, tuple[RepositoryTask, ...]] = {
+    "generate": ("generate",),
+    "ensemble": ("score", "embed", "fill_mask"),
+    "vllm": ("generate",),
+}
 
 
 def find_described_faults(repository: Repository) -> Iterator[Finding]:
@@ -17,6 +35,7 @@ def find_described_faults(repository: Repository) -> Iterator[Finding]:
     description = repository.description
     if description is None:
         return
+    yield from _find_shape_faults(description)
     yield from _find_model_faults(repository, description)
     yield from _find_bucket_faults(description)
     yield from _find_setting_faults(repository, description)
@@ -25,6 +44,34 @@ def find_described_faults(repository: Repository) -> Iterator[Finding]:
 
 def _fault(field: str, found: str, allowed: str, fix: str) -> Fault:
     return Fault("", TRITON_DESCRIPTION_NAME, field, found, allowed, fix)
+
+
+def _find_shape_faults(description: TritonDescription) -> Iterator[Fault]:
+    """Judges what each shape has: its roles once, its tasks, a model that was exported."""
+    shape = description.shape
+    counts = Counter(model.role for model in description.models)
+    for role in ROLES[shape]:
+        if counts[role] != 1:
+            yield _fault(
+                "models",
+                f"names {counts[role]} of role {role}",
+                f"shape {shape} has one",
+                "make the repository anew",
+            )
+    if description.task not in TASKS[shape]:
+        yield _fault(
+            "task",
+            f"is {description.task}",
+            f"shape {shape} does {', '.join(TASKS[shape])}",
+            "make the repository anew",
+        )
+    if shape != "vllm" and description.model is None:
+        yield _fault(
+            "model",
+            "is null",
+            f"shape {shape} describes the exported model that it serves",
+            "make the repository anew",
+        )
 
 
 def _find_model_faults(repository: Repository, description: TritonDescription) -> Iterator[Fault]:

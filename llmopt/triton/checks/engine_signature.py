@@ -77,7 +77,8 @@ def _find_profile_faults(
     if faults or not chosen:
         return
     batch = model.config.max_batch_size
-    largest = max(profile.axes["batch"].max for profile in chosen if "batch" in profile.axes)
+    batches = [profile.axes["batch"].max for profile in chosen if "batch" in profile.axes]
+    largest = max(batches, default=batch)
     if batch > largest:
         yield model.fault(
             "max_batch_size",

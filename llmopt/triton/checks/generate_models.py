@@ -3,19 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from llmopt.artifacts.digest import digest_file
 from llmopt.artifacts.triton_description import TritonDescription
-from llmopt.triton.checks.json_file import read_json
+from llmopt.triton.checks.generate_limits import find_limit_faults
+from llmopt.triton.checks.json_file import read_contents
 from llmopt.triton.checks.onnx_signature import find_weight_faults
 from llmopt.triton.checks.release import find_opset, get_release
 from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
-from llmopt.triton.generate_model import GENERATE_INPUTS, SETTINGS_NAME
+from llmopt.triton.checks.tokenizer_files import read_tokenizer
+from llmopt.triton.generate_model import GENERATE_INPUTS
+from llmopt.triton.generation_file import SETTINGS_NAME, GenerationFile
+from llmopt.triton.runtime.generate.prompts import TEMPLATE_ERRORS, PromptEncoder
 
 TOKENIZER_NAME = "tokenizer.json"
 
@@ -27,7 +30,7 @@ class _Version:
     model: ServedModel
     number: int
     folder: Path
-    settings: dict[str, Any]
+    settings: GenerationFile
 
     def fault(self, field: str, found: str, allowed: str, fix: str) -> Fault:
         """Writes a fault of generation.json."""
@@ -39,22 +42,19 @@ def find_generate_faults(repository: Repository, model: ServedModel) -> Iterator
     description = repository.description
     if description is None or description.shape != "generate":
         return
-    if model.name != description.find_model("generate").name:
+    if model.name not in [each.name for each in description.models if each.role == "generate"]:
         return
     yield from _find_input_faults(model)
     for number, folder in model.served_versions.items():
-        settings = read_json(folder / SETTINGS_NAME)
-        tokenizer = read_json(folder / TOKENIZER_NAME)
-        for name, read in ((SETTINGS_NAME, settings), (TOKENIZER_NAME, tokenizer)):
-            if not isinstance(read, dict):
-                yield model.fault(
-                    "", f"is {read}", "a JSON object is needed", "make the repository anew",
-                    f"{number}/{name}",
-                )  # fmt: skip
-        if isinstance(settings, dict):
-            version = _Version(model, number, folder, settings)
-            yield from _find_limit_faults(version, description)
-            yield from _find_decoder_faults(version, description)
+        settings = read_contents(model, number, SETTINGS_NAME, GenerationFile)
+        if isinstance(settings, list):
+            yield from settings
+            yield from _find_tokenizer_file_faults(model, number)
+            continue
+        version = _Version(model, number, folder, settings)
+        yield from _find_tokenizer_faults(version)
+        yield from find_limit_faults(model, number, settings, description)
+        yield from _find_decoder_faults(version, description)
 
 
 def _find_input_faults(model: ServedModel) -> Iterator[Fault]:
@@ -70,39 +70,63 @@ def _find_input_faults(model: ServedModel) -> Iterator[Fault]:
             )
 
 
-def _find_limit_faults(version: _Version, description: TritonDescription) -> Iterator[Fault]:
-    running = version.settings.get("limits", {}).get("max_running")
-    if running != description.max_batch_size:
+def _find_tokenizer_file_faults(model: ServedModel, number: int) -> Iterator[Fault]:
+    read = read_tokenizer(model.versions[number] / TOKENIZER_NAME)
+    if isinstance(read, str):
+        yield model.fault(
+            "", f"is {read}", "a file of the tokenizers library is needed",
+            "copy it from the checkpoint again", f"{number}/{TOKENIZER_NAME}",
+        )  # fmt: skip
+
+
+def _find_tokenizer_faults(version: _Version) -> Iterator[Finding]:
+    settings, path = version.settings, version.folder / TOKENIZER_NAME
+    read = read_tokenizer(path)
+    if isinstance(read, str):
+        yield from _find_tokenizer_file_faults(version.model, version.number)
+        return
+    if read.get_vocab_size() > settings.vocab_size:
         yield version.fault(
-            "limits.max_running",
-            f"is {running}",
-            f"triton.json says {description.max_batch_size}",
-            "make the repository anew for another batch",
+            "vocab_size",
+            f"is {settings.vocab_size}",
+            f"{TOKENIZER_NAME} has {read.get_vocab_size()} tokens",
+            "put back the tokenizer and the settings of one model",
         )
-    context = version.settings.get("max_context", 0)
-    positions = description.model.max_position_embeddings if description.model else context
-    if context > positions:
+    try:
+        PromptEncoder(path, settings.chat_template, settings.template_values, 0, 0)
+    except TEMPLATE_ERRORS as error:
         yield version.fault(
-            "max_context", f"is {context}", f"the model has {positions} positions", "lower it"
+            "chat_template", f"can't be compiled ({error})", "a Jinja template is allowed",
+            "mend it, or write null",
+        )  # fmt: skip
+    beyond = [token for token in settings.eos_token_ids if token >= settings.vocab_size]
+    if beyond:
+        yield version.fault(
+            "eos_token_ids",
+            f"holds {beyond[0]}",
+            f"tokens below vocab_size {settings.vocab_size} are allowed",
+            "correct it",
         )
+    if not settings.eos_token_ids:
+        name = version.model.name
+        yield Unchecked(f"{name}: where answers end by themselves: eos_token_ids is empty")
 
 
 def _find_decoder_faults(version: _Version, description: TritonDescription) -> Iterator[Finding]:
-    engine = description.engine
-    decoder = version.settings.get("decoder")
+    engine, settings = description.engine, version.settings
     wanted = "onnxruntime" if engine is None else engine.backend
-    if decoder != wanted:
+    if settings.decoder != wanted:
         yield version.fault(
             "decoder",
-            f'is "{decoder}"',
+            f'is "{settings.decoder}"',
             f"triton.json describes what {wanted} runs",
             "make the repository anew",
         )
-    path = version.folder / str(version.settings.get("model_file", ""))
+    path = version.folder / settings.model_file
     if not path.is_file():
         yield version.fault(
             "model_file",
-            f'is "{path.name}"',
+            f'is "{settings.model_file}"',
             f"a file of {version.number}/ is allowed",
             "put it there",
         )
@@ -132,7 +156,7 @@ def _find_graph_faults(
         return
     yield from find_weight_faults(version.model, version.folder, file, proto)
     names = {value.name for value in (*proto.graph.input, *proto.graph.output)}
-    cache = [spec[key] for spec in version.settings["cache"] for key in ("name", "output")]
+    cache = [name for spec in version.settings.cache for name in (spec.name, spec.output)]
     missing = [name for name in ("input_ids", "logits", *cache) if name not in names]
     if missing:
         yield version.fault(

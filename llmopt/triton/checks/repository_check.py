@@ -27,12 +27,13 @@ from llmopt.triton.checks.python_models import find_python_faults
 from llmopt.triton.checks.release import (
     find_opset_faults,
     find_release_faults,
-    find_requirement_faults,
     find_tensorrt_version_faults,
 )
 from llmopt.triton.checks.report import Fault, Finding, RepositoryReport
 from llmopt.triton.checks.repository import Repository, ServedModel, read_repository
+from llmopt.triton.checks.requirements import find_requirement_faults
 from llmopt.triton.checks.scheduling import (
+    find_added_delays,
     find_batching_faults,
     find_instance_faults,
     find_own_scheduler_faults,
@@ -93,6 +94,7 @@ GROUPS = (
             find_circle_faults,
             find_meeting_faults,
             find_size_faults,
+            find_added_delays,
         ),
         "ensemble",
     ),

@@ -8,6 +8,8 @@ from llmopt.triton.checks.report import Fault, Finding, Unchecked
 from llmopt.triton.checks.repository import Repository, ServedModel
 
 OWN_SCHEDULERS = ("vllm", "tensorrtllm")
+# Backends that find a batch axis in the model itself, where the config has none.
+COMPLETING = ("onnxruntime", "tensorrt")
 
 
 def find_batching_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
@@ -56,6 +58,23 @@ def _find_queue_faults(model: ServedModel) -> Iterator[Fault]:
             f"names level {beyond[0]}",
             f"1 to priority_levels {levels} is allowed",
             "raise priority_levels, or remove the entry",
+        )
+
+
+def find_added_delays(repository: Repository, model: ServedModel) -> Iterator[Finding]:
+    """Notes where a request to an ensemble waits to be batched more than once."""
+    names = dict.fromkeys(step.model_name for step in model.config.ensemble_scheduling.step)
+    delays = {
+        name: repository.models[name].config.dynamic_batching.max_queue_delay_microseconds
+        for name in names
+        if name in repository.models
+    }
+    waiting = {name: delay for name, delay in delays.items() if delay}
+    if len(waiting) > 1:
+        told = ", ".join(f"{name} {delay}" for name, delay in waiting.items())
+        yield Unchecked(
+            f"{model.name}: whether a request may wait for {sum(waiting.values())} µs in all: "
+            f"the delays of its steps ({told}) add up"
         )
 
 
@@ -108,6 +127,11 @@ def _find_group_faults(
 def find_server_needs(_: Repository, model: ServedModel) -> Iterator[Finding]:
     """Judges what needs another model setting or an option of the server to have effect."""
     config = model.config
+    if model.backend in COMPLETING and config.max_batch_size == 0:
+        yield Unchecked(
+            f"{model.name}: its max_batch_size, which is 0 or not set: a server that completes "
+            "configs (without --disable-auto-complete-config) may set another"
+        )
     if config.HasField("sequence_batching"):
         yield Unchecked(f"{model.name}: controls and states of its sequence batching")
     decoupled = config.model_transaction_policy.decoupled

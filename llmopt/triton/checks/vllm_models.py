@@ -22,7 +22,7 @@ def find_vllm_faults(_: Repository, model: ServedModel) -> Iterator[Finding]:
         file = f"{version}/{model.model_file}"
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield model.fault(
                 "", f"is no JSON ({error})", "an object of engine arguments is allowed",
                 "correct it", file,

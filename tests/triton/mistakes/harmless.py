@@ -10,6 +10,7 @@ from tests.triton.mistakes.planting import (
     in_config,
     rename,
     replace,
+    set_json,
     write,
 )
 
@@ -162,5 +163,15 @@ HARMLESS = (
             "np.stack(rows, axis=1).astype(np.float32)",
             'np.asarray(np.stack(rows, axis=1), dtype="float32").reshape(-1, 3)',
         ),
+    ),
+    _harmless(
+        "a shorter context than the model's positions",
+        "counter",
+        set_json("counter/1/generation.json", max_context=16, max_prompt_tokens=15),
+    ),
+    _harmless(
+        "other numbers where they are a choice",
+        "counter",
+        set_json("counter/1/generation.json", limits__max_waiting=1, threads=None, warm_up=False),
     ),
 )

@@ -114,6 +114,22 @@ def set_json(file: str, **fields: Any) -> Edit:
     return edit
 
 
+def drop_json(file: str, field: str) -> Edit:
+    """Removes a field of a JSON file; a double underscore goes one level down."""
+
+    def edit(folder: Path) -> None:
+        path = folder / file
+        data = json.loads(path.read_text(encoding="utf-8"))
+        *above, last = field.split("__")
+        place = data
+        for key in above:
+            place = place[key]
+        del place[last]
+        path.write_text(json.dumps(data), encoding="utf-8")
+
+    return edit
+
+
 def describe(**fields: Any) -> Edit:
     """Sets fields of triton.json."""
     return set_json("triton.json", **fields)

@@ -2,6 +2,7 @@
 
 from tests.triton.mistakes.in_configs import CONFIG_MISTAKES
 from tests.triton.mistakes.in_descriptions import DESCRIPTION_MISTAKES
+from tests.triton.mistakes.in_ensemble_settings import SETTING_MISTAKES
 from tests.triton.mistakes.in_ensembles import ENSEMBLE_MISTAKES
 from tests.triton.mistakes.in_files import FILE_MISTAKES
 from tests.triton.mistakes.in_generate import GENERATE_MISTAKES
@@ -18,6 +19,7 @@ SECTIONS: dict[str, tuple[Mistake, ...]] = {
     "Signatures": SIGNATURE_MISTAKES,
     "Python models": PYTHON_MISTAKES,
     "Shape generate": GENERATE_MISTAKES,
+    "Settings of llmopt's ensembles": SETTING_MISTAKES,
     "triton.json, requirements.txt and the release": DESCRIPTION_MISTAKES,
 }
 MISTAKES = tuple(mistake for section in SECTIONS.values() for mistake in section)
