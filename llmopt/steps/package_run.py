@@ -29,6 +29,7 @@ from llmopt.steps.package_checks import (
     read_served,
 )
 from llmopt.steps.package_triton import PackageTriton
+from llmopt.steps.package_vocabulary import check_vocabulary
 from llmopt.triton.checks.repository_check import check_repository
 from llmopt.triton.generate_repository import GenerateParts, write_generate
 from llmopt.triton.packed_environment import (
@@ -66,6 +67,8 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
         require_server()
     if step.pack_environment:
         find_python(step.release.python)
+    if "tokenizer" in inputs:
+        check_vocabulary(inputs["tokenizer"].path, inputs["model"].path)
     folder = context.scratch_folder / BUILD_NAME
     clear_folder(folder)
     context.progress.start(f"writing the repository of {step.served_name}", 1)
