@@ -46,7 +46,9 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
             metrics: Mapping[str, Any] = artifact.manifest.metrics
             arguments = metrics["server_arguments"]
             hints.append(" ".join((f"tritonserver --model-repository={place}", *arguments)))
-            hints.append(f"  (in NVIDIA's container: {place}/README.md has the whole command)")
+            hints.append(
+                f"  (tritonserver lies in NVIDIA's container: {place}/README.md has the docker command)"
+            )
     lines += [f"{'      ' if index else 'next: '}{hint}" for index, hint in enumerate(hints)]
     return "\n".join(lines)
 
