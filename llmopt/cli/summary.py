@@ -46,9 +46,8 @@ def summarise_run(result: RunResult, output_folder: Path, steps: Mapping[str, St
             metrics: Mapping[str, Any] = artifact.manifest.metrics
             arguments = metrics["server_arguments"]
             hints.append(" ".join((f"tritonserver --model-repository={place}", *arguments)))
-            hints.append(
-                f"  (tritonserver lies in NVIDIA's container: {place}/README.md has the docker command)"
-            )
+            guide = f"{place}/README.md has the docker command"
+            hints.append(f"  (tritonserver lies in NVIDIA's container: {guide})")
     lines += [f"{'      ' if index else 'next: '}{hint}" for index, hint in enumerate(hints)]
     return "\n".join(lines)
 
