@@ -134,7 +134,8 @@ def test_the_readme_starts_a_server_with_the_resources_that_the_model_takes(
     step = make_step(rate_limiter={"resources": {"slots": 2}}, response_cache=False)
     run(step, given("onnx_model", exported, model), tmp_path / "repo")
     readme = (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
-    assert "--model-repository=/models --rate-limit=execution_count" in readme
+    assert "--model-repository=/models --disable-auto-complete-config" in readme
+    assert " --rate-limit=execution_count" in readme
     assert " --rate-limit-resource=slots:2" in readme
     assert "--cache-config" not in readme
 
@@ -203,7 +204,7 @@ def test_an_ensemble_has_its_four_models_and_the_step_s_settings(tmp_path: Path)
     assert engine.parameters["intra_op_thread_count"].string_value == "2"
     readme = (tmp_path / "repo" / "README.md").read_text(encoding="utf-8")
     assert "text_input" in readme
-    assert "--model-repository=/models --cache-config=local,size=" in readme
+    assert " --cache-config=local,size=" in readme
 
 
 @pytest.mark.parametrize("release", ["24.10", "26.08"])
