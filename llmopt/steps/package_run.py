@@ -47,7 +47,6 @@ from llmopt.triton.repository import (
 )
 from llmopt.triton.repository_readme import write_readme
 from llmopt.triton.server_arguments import list_start_arguments
-from llmopt.triton.server_distribution import require_server
 from llmopt.triton.vllm_repository import require_bitsandbytes, write_vllm
 
 if TYPE_CHECKING:
@@ -63,8 +62,6 @@ def run_package(step: PackageTriton, inputs: StepInputs, context: RunContext) ->
 
     It is made beside the artifact and moved there whole: a server takes every folder for a model.
     """
-    if step.smoke:
-        require_server()
     if step.pack_environment:
         find_python(step.release.python)
     if "tokenizer" in inputs:

@@ -25,12 +25,11 @@ def make_cpu_config(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: There is no config.pbtxt, or it is none.
     """
-    original = read_config(folder)
+    if not list_cpu_changes(folder):
+        return None
     config = read_config(folder)
     _move_to_cpu(config)
     config.parameters.pop(ENVIRONMENT_KEY, None)
-    if config == original:
-        return None
     made: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
     return made
 

@@ -36,9 +36,12 @@ def test_more_tokens_and_some_others_are_the_same_tokenizer(tmp_path: Path, kind
 
 
 def test_an_export_without_tokenizer_takes_any(tmp_path: Path) -> None:
-    (tmp_path / "export").mkdir()
-    check_vocabulary(write_tokenizer(tmp_path / "named", WORDS), tmp_path / "export")
-    assert not (tmp_path / "export" / "tokenizer.json").exists()
+    named = write_tokenizer(tmp_path / "named", WORDS)
+    export = write_tokenizer(tmp_path / "export", ("丈", *WORDS))
+    with pytest.raises(IncompatibleError):
+        check_vocabulary(named, export)
+    (export / "tokenizer.json").unlink()
+    check_vocabulary(named, export)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": {"vocab": [1]}}'])

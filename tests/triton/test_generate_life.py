@@ -45,10 +45,17 @@ def server(
         yield server
 
 
-def stream(client: TritonClient, text: str, max_tokens: int) -> str:
-    """Returns the joined parts of a stream."""
+def stream(
+    client: TritonClient, text: str, max_tokens: int, begun: threading.Event | None = None
+) -> str:
+    """Returns the joined parts of a stream; tells when the first one came."""
     body = {"text_input": text, "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
-    return "".join(event["text_output"] for event in client.generate_stream(MODEL, body))
+    parts = []
+    for event in client.generate_stream(MODEL, body):
+        parts.append(event["text_output"])
+        if begun is not None:
+            begun.set()
+    return "".join(parts)
 
 
 def hang_up(client: TritonClient, text: str) -> None:
@@ -97,10 +104,12 @@ def test_a_model_that_is_unloaded_answers_what_is_under_way_and_comes_back(
 ) -> None:
     client = TritonClient.of(server)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(stream, client, text, 200) for text in TEXTS[:4]]
-        while client.read_metrics().count("nv_inference_pending_request_count") == 0:
-            time.sleep(0.01)
-        time.sleep(0.2)
+        begun = [threading.Event() for _ in range(4)]
+        asked = [
+            pool.submit(stream, client, text, 200, event)
+            for text, event in zip(TEXTS, begun, strict=False)
+        ]
+        assert all(each.wait(30) for each in begun)
         client.unload(MODEL)
         answers = [each.result() for each in asked]
     assert all(answers)
@@ -117,8 +126,9 @@ def test_a_killed_process_is_told_and_comes_back_when_it_is_loaded_anew(
     before = ask(client, MODEL, TEXTS[0], 8)["text_output"]
     (stub,) = psutil.Process(server.pid).children(recursive=True)
     with ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(stream, impatient, TEXTS[0], 250)
-        time.sleep(0.1)
+        begun = threading.Event()
+        under_way = pool.submit(stream, impatient, TEXTS[0], 250, begun)
+        assert begun.wait(30)
         stub.kill()
         with pytest.raises(RequestFailed):
             under_way.result()
